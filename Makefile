@@ -8,12 +8,14 @@ PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools c
 	python3 python3-venv python3-pip
 # Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.25 and Rust
 # 1.89.
-TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata $(if $(shell command -v npm),,nodejs npm)
+TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata strace $(if $(shell command -v npm),,nodejs npm)
+# Tests wait for daemons and timers more than they compute: three at a time for each processor.
+TEST_THREADS ?= $(shell echo $$(($$(nproc) * 3)))
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless)
 
 .PHONY: help deps test-deps build demo run test lint doc test-clients soak leaks bench bench-spire attack fuzz deb rpm \
-	check-packages test-packages test-vm deny clean
+	deb-before check-packages test-packages test-vm deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +43,7 @@ doc: ## build the crate's documentation with warnings as errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --lib
 
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
-	$(CARGO) test --locked
+	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
 test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy and OpenBao (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
@@ -85,7 +87,11 @@ test-packages: check-packages ## check the packages, and that a second clean bui
 
 test-vm: deps deb rpm ## test the packages on Debian in virtual machines with a TPM, systemd and journald (as root)
 	@scripts/install-packages qemu-system-x86 qemu-utils swtpm swtpm-tools mmdebstrap e2fsprogs
-	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(TARGET)/package/hostbadge-*.rpm docs/guide/*.md
+	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(wildcard $(TARGET)/package/hostbadge-before.deb) \
+		$(TARGET)/package/hostbadge-*.rpm docs/guide/*.md
+
+deb-before: deps ## build the package of an older COMMIT, from which test-vm upgrades
+	@scripts/package-before $(COMMIT)
 
 deny: ## check the dependencies' licences, sources and bans
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

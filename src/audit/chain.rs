@@ -2,7 +2,7 @@
 //!
 //! The kernel has accepted a line before its reply is sent, so a crash of the daemon loses no line.
 //! `writer.rs` syncs the file once a second, so a crash of the machine loses at most the lines of the last
-//! second.
+//! second, or, with `[audit] sync = "always"`, before each reply.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

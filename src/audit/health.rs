@@ -138,6 +138,11 @@ impl AuditHealth {
         sync_error.or_else(|| lock(&self.rotation_error).clone())
     }
 
+    /// Returns why the last sync failed, or `None` if it succeeded.
+    pub(super) fn sync_error(&self) -> Option<WriteError> {
+        lock(&self.sync_error).clone()
+    }
+
     /// Whether less than 64 MiB are free on the log's disk.
     pub fn is_low_on_space(&self) -> bool {
         self.low_space.load(Ordering::Relaxed)

@@ -28,6 +28,7 @@ mod recovery;
 mod reload;
 mod retention;
 mod suppressed;
+mod sync_gate;
 mod syncer;
 mod text;
 mod trail;
@@ -43,7 +44,7 @@ use std::time::Duration;
 
 use crate::agents::{AgentChanges, AgentSet, AuthenticatedAgent};
 use crate::clock::Clock;
-use crate::config::KeepLimits;
+use crate::config::{AuditSection, AuditSync};
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
@@ -122,13 +123,13 @@ pub struct Audit {
 
 impl Audit {
     /// Opens the log in `dir`, moves what follows its last line to files `N.torn-K`, checks the chain of the
-    /// latest lines, records what was found, and starts the log's threads, which remove old files beyond the
-    /// limits `keep`. Blocking.
+    /// latest lines, records what was found, and starts the log's threads, which remove old files and sync
+    /// records as `section` says. Blocking.
     ///
     /// # Errors
     /// The log cannot be read or created, or a thread cannot be started.
-    pub fn open(dir: &Path, keep: KeepLimits, journal: Journal, clock: Clock) -> io::Result<Audit> {
-        let (writer, findings) = LogWriter::start(dir, keep, clock.clone())?;
+    pub fn open(dir: &Path, section: AuditSection, journal: Journal, clock: Clock) -> io::Result<Audit> {
+        let (writer, findings) = LogWriter::start(dir, section, clock.clone())?;
         let writer_seq = writer.health().last_seq();
         let audit = Audit {
             writer: Arc::new(WriterGuard(writer)),
@@ -369,7 +370,8 @@ impl Audit {
         &self.journal
     }
 
-    /// Writes one line, which the kernel has accepted when this returns, and then sends the journal entry.
+    /// Writes one line, which the kernel has accepted when this returns, or the disk with
+    /// `[audit] sync = "always"`, and then sends the journal entry.
     async fn write(&self, record: &Record<'_>) -> Result<(), AuditUnavailable> {
         self.write_line(record, None).await
     }
@@ -385,6 +387,12 @@ impl Audit {
             match tokio::time::timeout(WRITE_TIMEOUT, pending).await {
                 Ok(Ok(result)) => result?,
                 Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
+                Err(_) => return Err(WriteError::Timeout.into()),
+            }
+        }
+        if self.writer.0.sync_mode() == AuditSync::Always {
+            match tokio::time::timeout(WRITE_TIMEOUT, self.writer.0.wait_synced()).await {
+                Ok(result) => result?,
                 Err(_) => return Err(WriteError::Timeout.into()),
             }
         }
@@ -424,7 +432,7 @@ mod tests {
     async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
-        let audit = Audit::open(dir.path(), KeepLimits::default(), journal, Clock::System).unwrap();
+        let audit = Audit::open(dir.path(), AuditSection::default(), journal, Clock::System).unwrap();
         let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
         let working_file = audit.writer.0.replace_file(full_disk);
         let mut dropped = refusal();

@@ -68,6 +68,11 @@ impl Syncer {
         self.file_dirty.store(true, Ordering::Release);
     }
 
+    /// Has the next sync include the current file whether or not it is known to have changed.
+    pub(super) fn mark_dirty(&self) {
+        self.file_dirty.store(true, Ordering::Release);
+    }
+
     /// Continues with a new file, whose directory entry has to be synced.
     pub(super) fn follow(&self, file: Arc<File>, path: &Path) {
         let mut current = self.lock();

@@ -23,10 +23,11 @@ use super::record::Record;
 use super::recovery::Findings;
 use super::retention;
 use super::suppressed::CarriedCount;
+use super::sync_gate::SyncGate;
 use super::syncer::Syncer;
 use super::tree::{LogHead, remove_entries};
 use crate::clock::Clock;
-use crate::config::KeepLimits;
+use crate::config::{AuditSection, AuditSync};
 use crate::critical::spawn_critical;
 use crate::mutex::lock;
 
@@ -79,7 +80,8 @@ pub(super) struct LogWriter {
     syncer: Syncer,
     closed: AtomicBool,
     health: AuditHealth,
-    keep: KeepLimits,
+    section: AuditSection,
+    sync_gate: SyncGate,
     clock: Clock,
 }
 
@@ -88,7 +90,7 @@ impl LogWriter {
     /// [`ChainedLog::open`].
     pub(super) fn start(
         dir: &Path,
-        keep: KeepLimits,
+        section: AuditSection,
         clock: Clock,
     ) -> io::Result<(Arc<LogWriter>, Findings)> {
         let (log, findings) = ChainedLog::open(dir)?;
@@ -101,7 +103,8 @@ impl LogWriter {
             closed: AtomicBool::new(false),
             health: AuditHealth::new(log.seq()),
             log: Mutex::new(log),
-            keep,
+            section,
+            sync_gate: SyncGate::new(),
             clock,
         });
         let spawn_thread = |name, run: fn(&LogWriter)| {
@@ -179,9 +182,23 @@ impl LogWriter {
         self.syncer.sync(&self.health);
     }
 
+    /// When lines are synced.
+    pub(super) fn sync_mode(&self) -> AuditSync {
+        self.section.sync
+    }
+
+    /// Waits until all lines that are written now are on the disk.
+    ///
+    /// # Errors
+    /// The disk cannot sync them.
+    pub(super) async fn wait_synced(&self) -> Result<(), WriteError> {
+        self.sync_gate.wait_for(self.health.last_seq()).await
+    }
+
     /// Stops the threads.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.sync_gate.request();
         self.work_available.notify_all();
     }
 
@@ -270,22 +287,23 @@ impl LogWriter {
     fn remove_old_files(&self) {
         let current = lock(&self.log).path().to_owned();
         let dir = current.parent().unwrap_or(Path::new("."));
-        let result = retention::removal(dir, &current, self.keep, self.clock.now()).and_then(|removal| {
-            let Some(removal) = removal else { return Ok(()) };
-            let event = Event::AuditFilesRemoved;
-            let record = Record::for_event(event, &removal.description, self.clock.now());
-            let body = record.to_json_members(self.clock.sync())?;
-            {
-                let mut log = lock(&self.log);
-                log.push_first_body(body);
-                let _ = self.append(&mut log, std::iter::empty());
-            }
-            tracing::info!(event = event.name(), "{}", removal.description);
-            removal.files.iter().try_for_each(|file| {
-                std::fs::remove_file(file)?;
-                remove_entries(file)
-            })
-        });
+        let result =
+            retention::removal(dir, &current, self.section.keep, self.clock.now()).and_then(|removal| {
+                let Some(removal) = removal else { return Ok(()) };
+                let event = Event::AuditFilesRemoved;
+                let record = Record::for_event(event, &removal.description, self.clock.now());
+                let body = record.to_json_members(self.clock.sync())?;
+                {
+                    let mut log = lock(&self.log);
+                    log.push_first_body(body);
+                    let _ = self.append(&mut log, std::iter::empty());
+                }
+                tracing::info!(event = event.name(), "{}", removal.description);
+                removal.files.iter().try_for_each(|file| {
+                    std::fs::remove_file(file)?;
+                    remove_entries(file)
+                })
+            });
         if let Err(e) = result {
             tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");
         }
@@ -293,18 +311,36 @@ impl LogWriter {
 
     /// Whether the current file has records that are to be removed earlier than it would be full.
     fn ends_by_age(&self) -> bool {
-        let Some(age) = self.keep.age else { return false };
+        let Some(age) = self.section.keep.age else { return false };
         let current = lock(&self.log).path().to_owned();
         retention::is_due_to_end(&current, age, self.clock.now()).unwrap_or(false)
     }
 
-    /// Runs the thread `audit-sync`: syncs the file and checks its disk, once a second.
+    /// Runs the thread `audit-sync`: syncs the file and checks its disk, once a second. It syncs at once when a
+    /// reply waits for that.
     fn run_syncer(&self) {
+        let mut check_due = Instant::now() + SYNC_INTERVAL;
         while !self.closed.load(Ordering::Acquire) {
-            std::thread::park_timeout(SYNC_INTERVAL);
-            let _syncing = self.health.begin_sync();
-            self.sync();
-            self.syncer.check_disk(&self.health);
+            self.sync_gate.wait_for_request(check_due.saturating_duration_since(Instant::now()));
+            self.sync_and_report();
+            if Instant::now() >= check_due {
+                check_due = Instant::now() + SYNC_INTERVAL;
+                self.syncer.check_disk(&self.health);
+            }
+        }
+    }
+
+    fn sync_and_report(&self) {
+        let _syncing = self.health.begin_sync();
+        // The number is stored after its line was written, and before the file is marked as changed.
+        let written = self.health.last_seq();
+        if self.section.sync == AuditSync::Always {
+            self.syncer.mark_dirty();
+        }
+        self.sync();
+        match self.health.sync_error() {
+            Some(error) => self.sync_gate.fail(error),
+            None => self.sync_gate.succeed(written),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The table `[audit]`: checkpoints of the audit log, and how much of it is kept.
+//! The table `[audit]`: how much of the audit log is kept, when it is on the disk, and its checkpoints.
 
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const MAX_EVERY: Duration = Duration::from_secs(30 * DAY.as_secs());
 pub struct AuditSection {
     /// What is kept. Default: everything.
     pub keep: KeepLimits,
+    /// When records are synced to the disk. Default: once a second.
+    pub sync: AuditSync,
     /// Whether the TPM certifies the end of the log from time to time. Default: yes.
     pub checkpoints: bool,
     /// The time after which a checkpoint is due if there are further records, from 1 s to 30 d. Default: 1 h.
@@ -36,6 +38,7 @@ impl Default for AuditSection {
     fn default() -> AuditSection {
         AuditSection {
             keep: KeepLimits::default(),
+            sync: AuditSync::default(),
             checkpoints: true,
             checkpoint_every: Duration::from_secs(3600),
             checkpoint_records: 100_000,
@@ -58,6 +61,17 @@ pub struct CheckpointSettings {
     pub every: Duration,
     /// The number of records after which one is due.
     pub records: u64,
+}
+
+/// When records of the audit log are synced to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditSync {
+    /// Once a second: a crash of the machine loses at most the records of the last second.
+    #[default]
+    Interval,
+    /// Before the reply that they are the record of.
+    Always,
 }
 
 /// Limits of what is kept of the audit log. Old files beyond one of them are removed.
@@ -126,6 +140,9 @@ mod tests {
         );
         let off = toml::from_str::<AuditSection>("checkpoints = false").unwrap();
         assert_eq!(off.checkpoint_settings(), None);
+        let sync = |text: &str| toml::from_str::<AuditSection>(text).map(|section| section.sync);
+        assert_eq!(sync("").unwrap(), AuditSync::Interval);
+        assert_eq!(sync("sync = \"always\"").unwrap(), AuditSync::Always);
         for (text, expected) in [
             ("keep.size = \"255MiB\"", "256MiB"),
             ("keep.size = \"8GB\"", "GiB"),
@@ -138,6 +155,7 @@ mod tests {
             ("checkpoint_every = \"31d\"", "30d"),
             ("checkpoint_records = 0", "from 1 on"),
             ("checkpoints = \"off\"", "invalid type"),
+            ("sync = \"never\"", "unknown variant"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments, config: Config, hardening_warnings: &[String])
     for warning in hardening_warnings {
         tracing::warn!("{warning}");
     }
-    let storage = Storage::open(&config.paths, config.audit.keep, journal.clone(), Clock::System)?;
+    let storage = Storage::open(&config.paths, config.audit, journal.clone(), Clock::System)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .enable_all()

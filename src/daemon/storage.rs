@@ -3,7 +3,7 @@
 use super::error::Error;
 use crate::audit::{Audit, Journal};
 use crate::clock::Clock;
-use crate::config::{KeepLimits, Paths};
+use crate::config::{AuditSection, Paths};
 use crate::store::{self, DirLock};
 
 /// The locked directories and the open audit log.
@@ -20,7 +20,12 @@ impl Storage {
     ///
     /// # Errors
     /// A directory cannot be created or is in use by another daemon, or the audit log cannot be opened.
-    pub fn open(paths: &Paths, keep: KeepLimits, journal: Journal, clock: Clock) -> Result<Storage, Error> {
+    pub fn open(
+        paths: &Paths,
+        section: AuditSection,
+        journal: Journal,
+        clock: Clock,
+    ) -> Result<Storage, Error> {
         store::ensure_dir(&paths.state, 0o700)?;
         let state_lock = DirLock::acquire(&paths.state)?;
         store::remove_temp_files(&paths.state)
@@ -28,7 +33,7 @@ impl Storage {
         store::ensure_dir(&paths.audit, 0o700)?;
         let audit_lock = DirLock::acquire(&paths.audit)?;
         store::ensure_dir(&paths.run, 0o755)?;
-        let audit = Audit::open(&paths.audit, keep, journal, clock)
+        let audit = Audit::open(&paths.audit, section, journal, clock)
             .map_err(|source| Error::AuditLog { path: paths.audit.clone(), source })?;
         Ok(Storage { audit, _state_lock: state_lock, _audit_lock: audit_lock })
     }

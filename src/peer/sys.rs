@@ -166,7 +166,8 @@ pub fn drop_capabilities() -> Result<(), Errno> {
 /// From linux/stat.h; libc does not define it yet.
 const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
-/// Identifies a file and its version: a change of the content changes at least one field.
+/// Identifies a file and its version: a change of the content, or of whether the kernel protects it, changes at
+/// least one field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// Unique mount ID, never reused (Linux 6.8): a file system that is mounted again may contain other
@@ -178,6 +179,8 @@ pub struct FileId {
     pub mtime: (i64, u32),
     /// Programs cannot set ctime, so it changes even if a program changes the content and resets mtime.
     pub ctime: (i64, u32),
+    /// Whether the file has fs-verity. Enabling it changes none of the times.
+    pub has_verity: bool,
 }
 
 /// Calls statx(2) for a name below `dir`, or for `dir` itself if the name is empty. The call uses the
@@ -194,6 +197,7 @@ pub fn file_id(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileId, Errno> {
         size: stat.stx_size,
         mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
         ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        has_verity: stat.stx_attributes & u64::from(libc::STATX_ATTR_VERITY.unsigned_abs()) != 0,
     })
 }
 

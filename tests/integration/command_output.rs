@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use crate::common::callers::{Credentials, NOBODY};
-use crate::common::{API, Host, program, until_true};
+use crate::common::{API, Host, copy_program, program, until_true};
 use serde_json::Value;
 
 fn hostbadge(host: &Host, words: &[&str]) -> Command {
@@ -284,7 +284,7 @@ fn wrong_sockets_are_named() {
         assert!(error["error_description"].as_str().unwrap().contains(reason), "{error}");
     }
     // Other users may not be able to read the build directory.
-    fs::copy(program("hostbadge"), host.path("hostbadge")).unwrap();
+    copy_program(program("hostbadge"), &host.path("hostbadge"), "");
     let mut other_user = Command::new(host.path("hostbadge"));
     other_user.arg("status").env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket());
     Credentials::user(NOBODY).apply_to(&mut other_user);

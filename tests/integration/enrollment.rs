@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::common::callers::{Credentials, NOBODY};
-use crate::common::{self, Host, until_true};
+use crate::common::{self, Host, copy_program, until_true};
 use data_encoding::{BASE64, HEXLOWER};
 use hostbadge::enroll::{ChallengeAnswer, ChallengeSecret, EnrollmentChallenge, EnrollmentRequest};
 use hostbadge::tpm::SoftwareTpm;
@@ -635,10 +635,10 @@ fn the_operator_needs_no_tpm_library() {
     let inside = |from: &str| {
         let to = root.join(from.trim_start_matches('/'));
         fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
+        copy_program(from, &to, "");
     };
     libraries.split_whitespace().filter(|word| word.starts_with('/')).for_each(inside);
-    fs::copy(program, root.join("hostbadge")).unwrap();
+    copy_program(program, &root.join("hostbadge"), "");
     fs::create_dir_all(root.join("makers")).unwrap();
     for item in fs::read_dir(manufacturer_roots(&host)).unwrap() {
         let path = item.unwrap().path();

@@ -10,6 +10,7 @@ mod audit;
 mod audit_checkpoints;
 mod audit_clients;
 mod audit_kept;
+mod audit_sync;
 mod audit_tail;
 mod bad_input;
 mod certificate_quota;

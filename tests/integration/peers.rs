@@ -1,21 +1,18 @@
 //! Identification of callers by credentials, unit, group and executable, from the kernel only.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::common::callers::{Credentials, NOBODY, ScriptedClient, Unit, python};
 use crate::common::http::claims;
-use crate::common::{API, Host, append, program, require_root, until_true};
+use crate::common::{API, Host, copy_program, program, require_root, until_true};
 use data_encoding::HEXLOWER;
 use ring::digest::{SHA256, digest};
 
 /// A copy of the Python interpreter that is one byte longer and has another digest.
 fn other_python(host: &Host, name: &str) -> PathBuf {
     let path = host.path(name);
-    fs::copy(python(), &path).unwrap();
-    append(&path, b"\n");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    copy_program(python(), &path, "\n");
     path
 }
 

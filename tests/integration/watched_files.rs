@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus, Output, Stdio};
 use crate::common::callers::{Credentials, NOBODY};
 use crate::common::http::part;
 use crate::common::processes::Running;
-use crate::common::{API, Host, program, until, until_true};
+use crate::common::{API, Host, copy_program, program, until, until_true};
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
@@ -144,7 +144,7 @@ fn files_of_another_program_stay() {
     let owned_by = |uid: u32| nix::unistd::chown(own.path(), Some(uid.into()), None).unwrap();
     owned_by(NOBODY);
     // Other users may not be able to read the build directory.
-    fs::copy(program("hostbadge"), host.path("hostbadge")).unwrap();
+    copy_program(program("hostbadge"), &host.path("hostbadge"), "");
     let mut refused = Command::new(host.path("hostbadge"));
     refused.env("HOSTBADGE_SOCKET", host.agent_socket()).args(["certificate", "--watch"]).arg(own.path());
     Credentials::user(NOBODY).apply_to(&mut refused);

@@ -420,7 +420,7 @@ fn a_stream_ends_when_its_process_becomes_another_program() {
     let mut host = Host::new();
     let (first, second) = (host.path("first"), host.path("second"));
     for copy in [&first, &second] {
-        fs::copy(common::callers::python(), copy).unwrap();
+        common::copy_program(common::callers::python(), copy, "");
     }
     host.agent("first", &format!("user = 0\nexe = {first:?}"));
     host.start();

@@ -8,6 +8,7 @@ use super::*;
 use crate::audit::chain;
 use crate::audit::files::{log_file, log_files};
 use crate::audit::health::FAST_WRITES_TO_RECOVER;
+use crate::config::KeepLimits;
 
 fn body() -> Vec<u8> {
     b"\"detail\":\"x\"}".to_vec()
@@ -52,7 +53,7 @@ fn wait_until(condition_name: &str, mut condition: impl FnMut() -> bool) {
 #[test]
 fn writes_inline_while_disk_is_fast() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     for at in 1..=50 {
         // If the machine was slow at that moment, the thread `audit` writes the line.
         write(&writer, WriteMode::Inline).unwrap();
@@ -64,7 +65,7 @@ fn writes_inline_while_disk_is_fast() {
 #[test]
 fn stalled_write_does_not_block_other_callers() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     let mut pipe_reader = install_stalling_file(&writer);
     let blocked = std::thread::spawn({
         let writer = writer.clone();
@@ -97,7 +98,7 @@ fn stalled_write_does_not_block_other_callers() {
 #[test]
 fn new_file_is_synced_and_watched_from_the_rotation_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     write(&writer, WriteMode::Background).unwrap();
     let first = log_path(&writer);
     lock(&writer.log).pretend_full();
@@ -111,7 +112,7 @@ fn new_file_is_synced_and_watched_from_the_rotation_on() {
 #[test]
 fn failed_rotation_keeps_current_file() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     // The names of the next files are taken.
     for seq in 2..10 {
         std::fs::create_dir(log_file(dir.path(), seq)).unwrap();
@@ -132,7 +133,7 @@ fn failed_rotation_keeps_current_file() {
 fn a_removed_or_moved_file_is_replaced_and_the_new_one_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     for (round, reason) in ["was removed", "was moved or replaced"].into_iter().enumerate() {
         write(&writer, WriteMode::Background).unwrap();
         let lost = log_path(&writer);
@@ -156,7 +157,7 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, moved) = (parent.path().join("audit"), parent.path().join("moved"));
     std::fs::create_dir(&dir).unwrap();
-    let (writer, _) = LogWriter::start(&dir, KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(&dir, AuditSection::default(), Clock::System).unwrap();
     std::fs::rename(&dir, &moved).unwrap();
     wait_until("the loss is reported", || writer.health().write_error().is_some());
     let error = writer.health().write_error().unwrap();
@@ -174,7 +175,7 @@ fn without_a_new_file_for_a_lost_one_lines_are_refused_until_there_is_one() {
 #[test]
 fn a_new_file_for_a_lost_one_ends_the_fault_of_the_rotation() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     write(&writer, WriteMode::Background).unwrap();
     let taken = log_file(dir.path(), 2);
     std::fs::create_dir(&taken).unwrap();
@@ -201,7 +202,7 @@ fn new_files_after_failed_syncs_become_rare() {
 #[test]
 fn too_long_lines_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     let longest = writer.submit(vec![b'x'; MAX_BODY_LEN], None, WriteMode::Inline).unwrap();
     wait_for(longest).unwrap();
     let error = writer.submit(vec![b'x'; MAX_BODY_LEN + 1], None, WriteMode::Inline).unwrap_err();
@@ -217,7 +218,7 @@ fn log_path(writer: &LogWriter) -> std::path::PathBuf {
 #[test]
 fn concurrent_writers_form_one_chain() {
     let dir = tempfile::tempdir().unwrap();
-    let (writer, _) = LogWriter::start(dir.path(), KeepLimits::default(), Clock::System).unwrap();
+    let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     std::thread::scope(|scope| {
         for write_mode in [WriteMode::Inline, WriteMode::Inline, WriteMode::Background, WriteMode::Inline] {
             let writer = &writer;
@@ -238,7 +239,8 @@ fn concurrent_writers_form_one_chain() {
 fn old_files_are_removed_after_a_new_one_was_started_and_the_removal_is_recorded() {
     let dir = tempfile::tempdir().unwrap();
     let keep = KeepLimits { size: Some(1), age: None };
-    let (writer, _) = LogWriter::start(dir.path(), keep, Clock::System).unwrap();
+    let section = AuditSection { keep, ..AuditSection::default() };
+    let (writer, _) = LogWriter::start(dir.path(), section, Clock::System).unwrap();
     write(&writer, WriteMode::Background).unwrap();
     lock(&writer.log).pretend_full();
     let removed = || -> Vec<String> {
@@ -254,4 +256,35 @@ fn old_files_are_removed_after_a_new_one_was_started_and_the_removal_is_recorded
     let (log, findings) = ChainedLog::open(dir.path()).unwrap();
     assert_eq!(findings, Findings::default(), "the chain holds from the first record that is kept");
     assert_eq!(log.seq(), 2);
+}
+
+#[tokio::test]
+async fn lines_are_on_the_disk_or_refused_where_replies_wait_for_it() {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let section = AuditSection { sync: AuditSync::Always, ..AuditSection::default() };
+    let (writer, _) = LogWriter::start(dir.path(), section, Clock::System).unwrap();
+    for _ in 0..3 {
+        write(&writer, WriteMode::Inline).unwrap();
+        writer.wait_synced().await.unwrap();
+    }
+    // fdatasync fails with EBADF on a handle that only names the file.
+    let path = lock(&writer.log).path().to_owned();
+    let unsyncable = File::options().read(true).custom_flags(libc::O_PATH).open(&path).unwrap();
+    writer.syncer.follow(Arc::new(unsyncable), &path);
+    write(&writer, WriteMode::Inline).unwrap();
+    assert!(matches!(writer.wait_synced().await, Err(WriteError::Sync(_))));
+    // The log continues with another file, and lines in it are synced again.
+    wait_until("there is a new file", || log_files(dir.path()).unwrap().len() == 2);
+    let mut is_synced = false;
+    for _ in 0..100 {
+        write(&writer, WriteMode::Inline).unwrap();
+        is_synced = writer.wait_synced().await.is_ok();
+        if is_synced {
+            break;
+        }
+    }
+    assert!(is_synced);
+    writer.close();
 }

@@ -94,6 +94,18 @@ pub fn program(name: &str) -> String {
     }
 }
 
+/// Copies a program to be executed, and appends `tail`. Another process writes the copy: a child that this one forks
+/// meanwhile for another test would inherit the open file, and the program could not be executed (ETXTBSY) as long
+/// as that child has it.
+pub fn copy_program(from: impl AsRef<Path>, to: &Path, tail: &str) {
+    let status = Command::new("sh")
+        .args(["-c", r#"cp -- "$0" "$1" && printf %s "$2" >>"$1" && chmod 755 "$1""#])
+        .args([from.as_ref(), to, Path::new(tail)])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{} cannot be copied", to.display());
+}
+
 /// A host in a temporary directory. Drop kills the daemon and removes the directory.
 pub struct Host {
     dir: PathBuf,
