@@ -6,11 +6,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::backwards::BackwardLines;
 use super::files::{log_files, open_file, with_path};
 use super::forwards::ForwardLines;
 use super::line::{LineId, WholeLine};
@@ -19,8 +20,9 @@ use crate::verify::audit::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, KEYS_FI
 
 /// Bytes of the log that are hashed again at the start. Further ones are not: the tree begins anew.
 const MAX_REBUILT: u64 = 256 << 20;
-/// The largest file `N.checkpoints` that is read at the start: ten years of hourly checkpoints.
-const MAX_ENTRIES_LEN: u64 = 512 << 20;
+/// Bytes at the end of a file of entries that are searched for the last entry, at first and at most.
+const FIRST_TAIL_LEN: u64 = 64 << 10;
+const MAX_TAIL_LEN: u64 = 256 << 20;
 
 /// The log as a checkpoint covers it.
 #[derive(Clone, Debug)]
@@ -162,14 +164,18 @@ fn read_state(log_file: &Path, seq: u64) -> io::Result<(Option<TreeState>, bool)
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
         Err(e) => return Err(e),
     };
-    let (mut lines, mut latest, mut has_state) = (ForwardLines::new(&file, 0), None, false);
+    let length = file.metadata().map_err(|e| with_path(&path, e))?.len();
+    // The file of a quiet log has the checkpoints of years; the state is in one of its last lines.
+    let (mut lines, mut has_state) = (BackwardLines::new(&file, length), false);
     while let Some(text) = lines.next_text().map_err(|e| with_path(&path, e))? {
         if let Ok(Entry::Tree(state)) = Entry::parse(text) {
             has_state = true;
-            latest = Some(state).filter(|state| state.seq <= seq).or(latest);
+            if state.seq <= seq {
+                return Ok((Some(state), true));
+            }
         }
     }
-    Ok((latest, has_state))
+    Ok((None, has_state))
 }
 
 /// Adds the records after the state up to `last`. `None` if they do not lead there.
@@ -193,21 +199,13 @@ fn rebuild(files: &[PathBuf], state: TreeState, last: LineId) -> io::Result<Opti
 /// Cuts what a crash left at the end of a file of entries: zeros, or part of a line. The checkpoint that was being
 /// written is written again.
 fn cut_incomplete_entry(path: &Path) -> io::Result<()> {
-    let mut file = match open_file(path, File::options().read(true).append(true)) {
+    let file = match open_file(path, File::options().read(true).append(true)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e),
     };
     let length = file.metadata().map_err(|e| with_path(path, e))?.len();
-    if length > MAX_ENTRIES_LEN {
-        return Err(with_path(path, io::Error::other("the file is larger than any that the daemon writes")));
-    }
-    let (mut lines, mut end) = (ForwardLines::new(&file, 0), 0);
-    while let Some(text) = lines.next_text().map_err(|e| with_path(path, e))? {
-        if Entry::parse(text).is_ok() {
-            end = lines.position();
-        }
-    }
+    let end = end_of_last_entry(&file, length).map_err(|e| with_path(path, e))?;
     if end < length {
         tracing::warn!(
             "{}: {} bytes after the last entry are no entry, as a crash of the machine leaves them; they are cut",
@@ -215,10 +213,35 @@ fn cut_incomplete_entry(path: &Path) -> io::Result<()> {
             length - end
         );
         file.set_len(end)?;
-        file.flush()?;
         file.sync_all()?;
     }
     Ok(())
+}
+
+/// Where the last line of a file ends that is an entry; 0 if none is.
+fn end_of_last_entry(file: &File, length: u64) -> io::Result<u64> {
+    let (mut tail_len, mut tail) = (FIRST_TAIL_LEN, Vec::new());
+    loop {
+        let start = length.saturating_sub(tail_len);
+        tail.resize((length - start) as usize, 0);
+        file.read_exact_at(&mut tail, start)?;
+        let mut end = start;
+        let mut last = None;
+        for line in tail.split_inclusive(|byte| *byte == b'\n') {
+            end += line.len() as u64;
+            if line.strip_suffix(b"\n").is_some_and(|line| Entry::parse(line).is_ok()) {
+                last = Some(end);
+            }
+        }
+        match last {
+            Some(last) => return Ok(last),
+            None if start == 0 => return Ok(0),
+            None if tail_len >= MAX_TAIL_LEN => {
+                return Err(io::Error::other("the end of the file has no entry; move it elsewhere"));
+            }
+            None => tail_len *= 8,
+        }
+    }
 }
 
 fn append(path: &Path, text: &str) -> io::Result<File> {

@@ -1,6 +1,6 @@
 //! `hostbadge audit prove`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -57,7 +57,7 @@ fn prove_one(common: &CommonArgs, arguments: &ProveArgs, seq: u64) -> Result<Exi
     Ok(ExitCode::SUCCESS)
 }
 
-fn prove_since(common: &CommonArgs, arguments: &ProveArgs, file: &PathBuf) -> Result<ExitCode, CliError> {
+fn prove_since(common: &CommonArgs, arguments: &ProveArgs, file: &Path) -> Result<ExitCode, CliError> {
     let text = String::from_utf8(read_file(file, MAX_NOTE_SIZE)?)
         .map_err(|_| CliError::Local(format!("{} is no signed note: not text", file.display())))?;
     let proof = prove_consistency(&arguments.dir, &text).map_err(CliError::local)?;

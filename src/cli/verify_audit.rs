@@ -74,7 +74,7 @@ pub(super) fn run(common: &CommonArgs, arguments: &VerifyAuditArgs) -> Result<Ex
         .map_err(CliError::local);
     progress.end();
     let report = report?;
-    let valid = report.is_valid() && !(arguments.strict && !report.findings.is_empty());
+    let valid = report.is_valid() && (report.findings.is_empty() || !arguments.strict);
     if let (Some(file), Some(text), true) = (&arguments.save_note, &report.note, valid) {
         super::files::write_file(file, text.as_bytes(), 0o644)?;
     }

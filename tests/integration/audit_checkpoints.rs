@@ -84,7 +84,7 @@ fn the_tpm_certifies_the_log_over_restarts_and_each_forgery_is_named() {
     host.start();
     until_covered(&host);
     // The Name of the AK alone, as status has it.
-    let ak = host.status()["tpm"]["description"]["ak_name"].as_str().unwrap().to_owned();
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
     assert!(host.stop().success());
     let by_name = host.hostbadge(&["verify", "audit", &dir(&host), "--ak", &ak]);
     let text = String::from_utf8_lossy(&by_name.stdout).into_owned();
@@ -232,7 +232,7 @@ fn a_tpm_that_is_stalled_or_absent_delays_checkpoints_and_stops_nothing() {
     machine.until_tpm_state("absent");
     machine.host.token();
     until_true("status names the problem", || problem(&machine).is_string());
-    // After 30 s it is recorded.
+    // After 20 s it is recorded.
     until_true("it is recorded", || machine.host.audit_text().contains("audit-checkpoints-delayed"));
     machine.restart_tpm();
     machine.until_healthy();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use data_encoding::{BASE64, HEXLOWER};
 
-use super::CheckpointDeps;
+use super::deps::CheckpointDeps;
 use super::error::Error;
 use super::state_file::{CheckpointFile, PendingCheckpoint};
 use crate::audit::{Event, LogHead, append_checkpoint, append_earlier_checkpoint, append_keys};

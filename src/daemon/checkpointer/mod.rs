@@ -3,24 +3,22 @@
 //! It works beside the log: it looks once a second how many records there are, and no request waits for it. A TPM that
 //! is slow or absent delays checkpoints, which `hostbadge status` and a record say, and the log goes on.
 
+mod deps;
 mod error;
 mod maker;
 mod state_file;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::audit_ext::record_completed;
 use super::component::ComponentTask;
-use super::startup::StartupStep;
 use crate::audit::{Audit, Event};
-use crate::clock::Clock;
 use crate::config::CheckpointSettings;
-use crate::tpm::Tpm;
 use crate::verify::audit::CheckpointReason;
+
+pub(in crate::daemon) use deps::CheckpointDeps;
 
 use error::Error;
 use maker::{Made, Maker};
@@ -31,28 +29,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(1);
 const MIN_SPACING: Duration = Duration::from_secs(600);
 /// Delay before a failed attempt is repeated; it doubles up to the maximum.
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(2);
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(60);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// A checkpoint that is due for longer is reported as delayed.
-const REPORT_AFTER: Duration = Duration::from_secs(30);
-
-/// What the component is built from.
-#[derive(Clone)]
-pub(in crate::daemon) struct CheckpointDeps {
-    /// When checkpoints are due; `None` makes none.
-    pub settings: Option<CheckpointSettings>,
-    /// The audit log.
-    pub audit: Audit,
-    /// The directory of the audit log.
-    pub audit_dir: PathBuf,
-    /// State directory, with `checkpoint.json`.
-    pub state_dir: PathBuf,
-    /// Time source.
-    pub clock: Clock,
-    /// The TPM in use.
-    pub tpm: watch::Receiver<Option<Tpm>>,
-    /// First attempt of the issuer supervisor: before its end there may be no AK.
-    pub issuer_first_attempt: StartupStep,
-}
+const REPORT_AFTER: Duration = Duration::from_secs(20);
 
 /// The running component.
 pub(in crate::daemon) struct CheckpointHandle(ComponentTask);

@@ -3,9 +3,11 @@
 
 mod checkpoint;
 mod entries;
+mod entry_reader;
 mod files;
 mod finding;
 mod keys;
+mod known;
 mod lines;
 pub mod merkle;
 mod note;

@@ -227,8 +227,7 @@ impl Log {
         mut each: impl FnMut(&[u8], u64) -> bool,
     ) -> Result<(), ProofError> {
         let state = &start.state;
-        let mut scan = Scan::default();
-        scan.head = Some(Head { seq: state.seq, digest: state.head });
+        let mut scan = Scan::after(Head { seq: state.seq, digest: state.head });
         for segment in &self.0[start.segment..] {
             let mut lines = LineReader::new(open(&segment.path)?);
             while lines.read()? == Place::Line {

@@ -72,6 +72,11 @@ pub(super) enum Break {
 }
 
 impl Scan {
+    /// A scan of the records after one.
+    pub(super) fn after(head: Head) -> Scan {
+        Scan { head: Some(head), ..Scan::default() }
+    }
+
     /// Expects a record of the removal of everything before record `first`, whose `prev` is this digest.
     pub(super) fn expect_removal(&mut self, first: u64, prev: &Hash) {
         let prev = data_encoding::HEXLOWER.encode(prev);

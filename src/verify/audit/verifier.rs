@@ -3,14 +3,13 @@
 use std::io;
 use std::path::Path;
 
-use super::checkpoint::Checkpoint;
-use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, MAX_ENTRY_LEN, TreeState};
+use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
+use super::entry_reader::EntryReader;
 use super::files::{Segment, file_name, named, open, segments, with_path};
 use super::finding::{AuditReport, Finding, FindingKind, Severity};
 use super::keys::LogKeys;
+use super::known::KnownCheckpoints;
 use super::lines::{LineReader, Place, parse};
-use super::merkle::Hash;
-use super::note::unverified_text;
 use super::scan::{Break, Head, Scan, as_time};
 use super::tpm_chain::{NextCheckpoint, TpmChain};
 use crate::digest::sha256;
@@ -46,7 +45,7 @@ pub fn verify_audit(
         options,
         scan: Scan::default(),
         tpm: TpmChain::default(),
-        known: Vec::new(),
+        known: KnownCheckpoints::default(),
         report: AuditReport { files: segments.len(), bytes: total, ..AuditReport::default() },
         has_beginning: false,
         covered_time: None,
@@ -74,21 +73,11 @@ pub fn verify_audit(
     Ok(verifier.finish(segments.last()))
 }
 
-/// A checkpoint that was seen earlier.
-#[derive(Debug)]
-struct Known {
-    origin: String,
-    size: u64,
-    root: Hash,
-    seq: u64,
-    is_found: bool,
-}
-
 struct Verifier<'a> {
     options: &'a AuditOptions,
     scan: Scan,
     tpm: TpmChain,
-    known: Vec<Known>,
+    known: KnownCheckpoints,
     report: AuditReport,
     has_beginning: bool,
     /// When the next checkpoint is due at the latest, as the last one says: records and seconds.
@@ -112,26 +101,10 @@ impl Verifier<'_> {
 
     /// Reads the checkpoints that were seen earlier. One that the host did not sign is a finding.
     fn read_known(&mut self) {
-        for note in &self.options.known {
-            let text = unverified_text(note).map(|(text, _)| text).unwrap_or_default();
-            let verified = Checkpoint::parse(text).and_then(|checkpoint| {
-                let keys = &self.options.keys;
-                let is_signed = keys.iter().any(|keys| {
-                    keys.note_key(&checkpoint.origin).open(note).is_ok_and(|signed| signed == text)
-                });
-                let error =
-                    || super::super::error::Error::Audit("none of the given host keys signed it".to_owned());
-                is_signed.then_some(checkpoint).ok_or_else(error)
-            });
-            match verified {
-                Ok(Checkpoint { origin, size, root, seq, .. }) => {
-                    self.known.push(Known { origin, size, root, seq, is_found: false });
-                }
-                Err(e) => {
-                    let text = format!("the checkpoint that was seen earlier: {e}");
-                    self.add(Severity::Bad, FindingKind::Checkpoint, ("", 0), None, text);
-                }
-            }
+        let (known, faults) = KnownCheckpoints::read(&self.options.known, &self.options.keys);
+        self.known = known;
+        for fault in faults {
+            self.add(Severity::Bad, FindingKind::Checkpoint, ("", 0), None, fault);
         }
     }
 
@@ -245,7 +218,7 @@ impl Verifier<'_> {
         self.take_entries(&mut entries)?;
         self.done += segment.length;
         (self.progress)(self.done, self.total);
-        Ok(self.check_no_entries_left(&mut entries, next)?)
+        self.check_no_entries_left(&mut entries, next)
     }
 
     /// What follows the last record in this file is no part of the log, if the next file continues that record and
@@ -418,23 +391,7 @@ impl Verifier<'_> {
 
     fn check_known(&mut self) {
         let (Some(tree), Some(head)) = (&self.scan.tree, self.scan.head) else { return };
-        let mut found = Vec::new();
-        for known in
-            self.known.iter_mut().filter(|known| known.size == tree.frontier.size() && !known.is_found)
-        {
-            let log_id = data_encoding::HEXLOWER.encode(&tree.log_id);
-            if !known.origin.ends_with(&format!("/{log_id}")) {
-                continue;
-            }
-            known.is_found = true;
-            if known.root != tree.frontier.root() || known.seq != head.seq {
-                found.push(format!(
-                    "the first {} records are not those of a checkpoint that was seen earlier",
-                    known.size
-                ));
-            }
-        }
-        for text in found {
+        for text in self.known.compare(tree, head) {
             self.add(Severity::Bad, FindingKind::RolledBack, ("", 0), Some(head.seq), text);
         }
     }
@@ -453,20 +410,8 @@ impl Verifier<'_> {
         self.report.first_record = self.scan.first_seq;
         self.report.last_record = head.map(|head| head.seq);
         let name = last.map(Segment::name).unwrap_or_default();
-        let lost: Vec<_> = self
-            .known
-            .iter()
-            .filter(|known| !known.is_found)
-            .map(|known| {
-                format!(
-                    "a checkpoint of record {} was seen earlier, which this log does not reach: it is an older copy, or \
-                     another log",
-                    known.seq
-                )
-            })
-            .collect();
         if self.report.is_valid() {
-            for text in lost {
+            for text in self.known.not_found() {
                 self.add(Severity::Bad, FindingKind::RolledBack, (&name, 0), None, text);
             }
         }
@@ -514,57 +459,4 @@ impl Verifier<'_> {
 /// newline are written at once.
 fn is_whole_record(line: &[u8]) -> bool {
     parse(line).is_some()
-}
-
-/// Reads the lines of the file `N.checkpoints` beside a file of the log, if there is one.
-struct EntryReader {
-    name: String,
-    lines: Option<LineReader>,
-    /// The next entry, and the number of the record that it is of; an entry that is not valid is of none.
-    next: Option<(u64, Result<Entry, String>)>,
-}
-
-impl EntryReader {
-    fn open(segment: &Segment) -> io::Result<EntryReader> {
-        let path = segment.path.with_extension(CHECKPOINTS_EXTENSION);
-        let lines = match open(&path) {
-            Ok(file) => Some(LineReader::new(file)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(e),
-        };
-        Ok(EntryReader { name: file_name(&path), lines, next: None })
-    }
-
-    /// The number of the line of the entry that was returned last.
-    fn number(&self) -> u64 {
-        self.lines.as_ref().map(|lines| lines.number).unwrap_or_default()
-    }
-
-    /// The next entry, if it is of this record or of an earlier one, or is not valid.
-    fn next_if_at_most(&mut self, seq: u64) -> io::Result<Option<Result<Entry, String>>> {
-        if self.next.is_none() {
-            self.next = self.read()?;
-        }
-        Ok(self.next.take_if(|(of, _)| *of <= seq).map(|(_, entry)| entry))
-    }
-
-    fn read(&mut self) -> io::Result<Option<(u64, Result<Entry, String>)>> {
-        let Some(lines) = &mut self.lines else { return Ok(None) };
-        let entry = match lines.read()? {
-            Place::End => return Ok(None),
-            Place::Line if lines.line().len() <= MAX_ENTRY_LEN => {
-                Entry::parse(lines.line()).map_err(|e| e.to_string())
-            }
-            Place::Line | Place::TooLong => Err("the line is too long".to_owned()),
-            Place::Unterminated => Err("the last line is not complete".to_owned()),
-        };
-        let seq = match &entry {
-            Ok(Entry::Tree(state)) => state.seq,
-            Ok(Entry::Checkpoint(line)) => {
-                line.unverified().map(|checkpoint| checkpoint.seq).unwrap_or_default()
-            }
-            Err(_) => 0,
-        };
-        Ok(Some((seq, entry)))
-    }
 }
