@@ -166,6 +166,11 @@ impl LogWriter {
         self.try_lock_log().map(|log| log.head())
     }
 
+    /// Returns how many lines wait to be written.
+    pub(super) fn queued_lines(&self) -> usize {
+        lock(&self.queue).len()
+    }
+
     pub(super) fn health(&self) -> &AuditHealth {
         &self.health
     }
@@ -179,7 +184,14 @@ impl LogWriter {
     /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
     /// Blocking.
     pub(super) fn sync(&self) {
-        self.syncer.sync(&self.health);
+        let written = self.health.last_seq();
+        let begun = Instant::now();
+        if self.syncer.sync(&self.health) {
+            self.health.metrics().sync_duration.observe(begun.elapsed());
+        }
+        if self.health.sync_error().is_none() {
+            self.health.metrics().set_synced(written);
+        }
     }
 
     /// When lines are synced.
@@ -298,6 +310,7 @@ impl LogWriter {
                     log.push_first_body(body);
                     let _ = self.append(&mut log, std::iter::empty());
                 }
+                self.health.metrics().count_record(event);
                 tracing::info!(event = event.name(), "{}", removal.description);
                 removal.files.iter().try_for_each(|file| {
                     std::fs::remove_file(file)?;
@@ -355,6 +368,7 @@ impl LogWriter {
         let started_at = Instant::now();
         let result = self.append(log, lines.iter().map(|line| line.body.as_slice()).chain(own));
         let elapsed = started_at.elapsed();
+        self.health.metrics().write_duration.observe(elapsed);
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
         }
@@ -378,8 +392,9 @@ impl LogWriter {
             let _writing = self.health.begin_write();
             self.replace_lost_file(log).and_then(|()| Ok(log.append(bodies)?))
         };
-        self.health.record_result(&result, log);
+        // First, since a sync covers all lines whose number was known before it.
         self.syncer.mark_written(log.length());
+        self.health.record_result(&result, log);
         result
     }
 
@@ -399,6 +414,7 @@ impl LogWriter {
         let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
         if let Ok(body) = record.to_json_members(self.clock.sync()) {
             log.push_first_body(body);
+            self.health.metrics().count_record(Event::AuditFileReplaced);
         }
         tracing::error!(event = "audit-file-replaced", "{detail}");
         Ok(())

@@ -25,10 +25,12 @@ const CA_NOTICE: &str = "Relying parties need nothing new: chains contain the is
                          previous one stay valid until they expire";
 const ROTATION_NOTICE: &str =
     "Give relying parties that hold an uploaded key set the new one before then: hostbadge export jwks";
+const STARTED_NOTICE: &str = "The TPM makes the key, which takes it up to a minute; then the rotation goes on by itself. \
+                              hostbadge key list shows when the key signs";
 
 #[derive(Subcommand, Debug)]
 pub(super) enum KeySubcommand {
-    /// List all keys of this host with their states, risk classes and intervals, and the next step of each
+    /// List all keys of this host with their states, times, risk classes and intervals, and the next step of each
     List,
     /// Publish the next issuing key; it signs after `[keys] publish_before` (24 hours by default)
     Rotate {
@@ -45,6 +47,10 @@ pub(super) enum KeySubcommand {
         /// certificates of the previous one stay valid
         #[arg(long, conflicts_with_all = ["now", "tenant"])]
         ca: bool,
+
+        /// Rotate the RSA key, which signs RS256 in the TPM, in place of an issuing key
+        #[arg(long, conflicts_with_all = ["tenant", "ca"])]
+        rsa: bool,
     },
     /// Create a recovery key and print it once (root only). It opens this host's keys after a firmware update
     /// or on another TPM. Once it was written completely, and on a terminal once its first group was typed,
@@ -74,8 +80,9 @@ impl KeySubcommand {
 pub(super) async fn run(common: &CommonArgs, subcommand: &KeySubcommand) -> Result<ExitCode, CliError> {
     match subcommand {
         KeySubcommand::List => list(common).await,
-        KeySubcommand::Rotate { now, tenant, ca } => {
-            rotate(common, RotateRequest { now: *now, tenant: tenant.clone(), ca: *ca }).await
+        KeySubcommand::Rotate { now, tenant, ca, rsa } => {
+            let request = RotateRequest { now: *now, tenant: tenant.clone(), ca: *ca, rsa: *rsa };
+            rotate(common, request).await
         }
         KeySubcommand::Recovery(output) => create_recovery_key(common, output).await,
         KeySubcommand::Recover { accept } => recover(common, *accept).await,
@@ -89,7 +96,7 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         return print_json(&reply.raw);
     }
     let keys = reply.body;
-    let mut columns = vec!["KID", "KIND", "ALG", "STATE", "SINCE", "RISK", "EVERY", "NEXT", "AT"];
+    let mut columns = vec!["KID", "KIND", "ALG", "STATE", "SINCE", "CREATED", "RISK", "EVERY", "NEXT", "AT"];
     let mut rows: Vec<Vec<String>> = keys.keys.iter().map(row).collect();
     if keys.keys.iter().any(|key| key.tenant.is_some()) {
         columns.insert(0, "TENANT");
@@ -105,7 +112,7 @@ async fn list(common: &CommonArgs) -> Result<ExitCode, CliError> {
         print_line(format_args!("A step that is due is delayed: {}", escape_unprintable(reason)))?;
     }
     if let Some(reason) = &keys.rsa_blocked_reason {
-        print_line(format_args!("RS256 is unavailable: {}", escape_unprintable(reason)))?;
+        print_line(format_args!("RS256: {}", escape_unprintable(reason)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -119,6 +126,7 @@ fn row(key: &Key) -> Vec<String> {
         key.alg.clone(),
         key.state.to_string(),
         time(key.since),
+        time(key.created),
         or_dash(key.risk.map(|risk| risk.to_string())),
         or_dash(key.rotate_every.map(interval)),
         or_dash(key.next.as_ref().map(|next| next.step.clone())),
@@ -157,17 +165,21 @@ async fn rotate(common: &CommonArgs, request: RotateRequest) -> Result<ExitCode,
     let mut table = KeyValueTable::default();
     match rotation.outcome {
         RotationOutcome::Activated => {
-            table.add("signs now", rotation.kid);
+            table.add_some("signs now", rotation.kid);
             table.add_some("retired", rotation.retired);
             table.add_some("destroyed early", rotation.destroyed_early);
         }
         RotationOutcome::AlreadyPublished => {
-            table.add("already published", rotation.kid);
-            table.add("signs from", rotation.active_from.to_string());
+            table.add_some("already published", rotation.kid);
+            table.add_some("signs from", rotation.active_from.map(|at| at.to_string()));
         }
         RotationOutcome::Published => {
-            table.add("published", rotation.kid);
-            table.add("signs from", rotation.active_from.to_string());
+            table.add_some("published", rotation.kid);
+            table.add_some("signs from", rotation.active_from.map(|at| at.to_string()));
+        }
+        RotationOutcome::Started => {
+            print_line(STARTED_NOTICE)?;
+            return Ok(ExitCode::SUCCESS);
         }
     }
     table.print()?;

@@ -53,6 +53,12 @@ pub(super) fn check_keys(keys: &KeysSection) -> Vec<String> {
         errors
             .push("keys.rotate_encryption_every must be from \"1d\" to \"1y\"; the default is \"1y\"".into());
     }
+    if keys.rotate_rsa_every < DAY {
+        errors.push("keys.rotate_rsa_every must be from \"1d\" to \"1y\"; the default is \"1y\"".into());
+    }
+    if keys.publish_before >= keys.rotate_rsa_every {
+        errors.push("keys.rotate_rsa_every must be longer than keys.publish_before".into());
+    }
     if keys.publish_before >= rotate_every {
         errors.push(
             "keys.publish_before must be shorter than keys.rotate_every, so that a key is published before \

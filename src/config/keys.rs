@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("rotate_every", DAYS),
             Key::optional("publish_before", DAYS),
             Key::optional("rotate_encryption_every", DAYS),
+            Key::optional("rotate_rsa_every", DAYS),
         ]),
     ),
     Key::optional(
@@ -122,6 +123,13 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("live_tokens", RATE),
             Key::optional("credentials", RATE),
             Key::optional("certificates", RATE),
+        ]),
+    ),
+    Key::optional(
+        "metrics",
+        Kind::Table(&[
+            Key::optional("agents", RATE),
+            Key::optional("group", Kind::Text("\"hostbadge-metrics\"")),
         ]),
     ),
     Key::optional("clock", Kind::Table(&[Key::optional("require_synchronized", Kind::Boolean)])),

@@ -91,6 +91,10 @@ pub struct KeysSection {
     /// earlier. Default: 1 y.
     #[serde(deserialize_with = "long_duration")]
     pub rotate_encryption_every: Duration,
+    /// The maximum time that an RSA key signs, from 1 d to 1 y, and longer than `publish_before`; it is replaced up to
+    /// a tenth earlier. Default: 1 y.
+    #[serde(deserialize_with = "long_duration")]
+    pub rotate_rsa_every: Duration,
 }
 
 impl KeysSection {
@@ -260,6 +264,7 @@ impl Default for KeysSection {
             rotate_every: None,
             publish_before: DAY,
             rotate_encryption_every: YEAR,
+            rotate_rsa_every: YEAR,
         }
     }
 }

@@ -154,6 +154,7 @@ fn key_rotation_settings_are_validated() {
     let keys = read_config("").unwrap().keys;
     assert_eq!((keys.rotate_every(), keys.publish_before), (DAY * 30, DAY));
     assert_eq!((keys.risk, keys.rotate_encryption_every), (RiskClass::Moderate, YEAR));
+    assert_eq!(keys.rotate_rsa_every, YEAR);
     let text = "[keys]\nrisk = \"low\"\nrotate_every = \"1y\"\npublish_before = \"90d\"";
     let keys = read_config(text).unwrap().keys;
     assert_eq!((keys.rotate_every(), keys.publish_before), (YEAR, DAY * 90));
@@ -168,6 +169,8 @@ fn key_rotation_settings_are_validated() {
         ("\nrisk = \"high\"\nrotate_every = \"15d\"", "must be at most \"14d\" with keys.risk = \"high\""),
         ("\nrisk = \"none\"", ":3: risk must be \"moderate\" or \"high\" or \"low\""),
         ("\nrotate_encryption_every = \"1h\"", "keys.rotate_encryption_every must be from \"1d\""),
+        ("\nrotate_rsa_every = \"23h\"", ":2: keys.rotate_rsa_every must be from \"1d\""),
+        ("\nrotate_rsa_every = \"1d\"", ":2: keys.rotate_rsa_every must be longer than keys.publish_before"),
         ("\nrotate_every = true", ":3: rotate_every must be a duration"),
         ("\nrotate_every = \"20h\"", ":2: keys.publish_before must be shorter"),
         ("\nrotate_each = \"20h\"", ":3: unknown key `rotate_each` in [keys]; did you mean `rotate_every`?"),

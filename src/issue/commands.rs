@@ -1,6 +1,7 @@
 //! Commands about keys: from administrators to the component that owns the keys.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -13,6 +14,8 @@ use crate::keystore::{RecoveryKey, SealStatus};
 
 /// Commands that wait; a further one is rejected.
 const QUEUE_CAPACITY: usize = 8;
+/// How long a rotation of the RSA key waits for the TPM to make a key. It goes on afterwards.
+const RSA_KEY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a command may take. The receiver bounds each of its waits; this bounds their sum, and is shorter
 /// than the timeout of the command line.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(25);
@@ -84,6 +87,22 @@ pub enum KeyAction {
         /// Receives the result.
         reply: ReplySender<RotationResult>,
     },
+    /// Rotate the RSA key.
+    RotateRsa {
+        /// How soon the next key is active.
+        urgency: RotationUrgency,
+        /// Receives the result, or the road on which it will come.
+        reply: ReplySender<RsaRotation>,
+    },
+}
+
+/// The result of a rotation of the RSA key.
+#[derive(Debug)]
+pub enum RsaRotation {
+    /// It is done.
+    Done(RotationResult),
+    /// The TPM makes the key, which takes up to a minute; the result follows.
+    Started(oneshot::Receiver<Result<RotationResult, KeyCommandError>>),
 }
 
 /// Where the result of a command goes.
@@ -119,6 +138,12 @@ pub enum KeyCommandError {
         "agents name this tenant; remove their files, and reload the agents first: hostbadge agent reload"
     )]
     TenantInUse,
+    /// No grant needs RS256, so that the host has no RSA key.
+    #[error("this host has no RSA key: no grant of agents.d has alg = \"RS256\"")]
+    NoRsaKey,
+    /// The TPM has not made the RSA key that the command waited for.
+    #[error("the RSA key was not made: {0}")]
+    RsaKeyNotMade(#[source] Arc<Error>),
     /// The TPM was replaced or cleared while the keys of the previous TPM are in memory.
     #[error("restart the daemon first: the keys in its memory are those of the previous TPM")]
     RestartRequired,
@@ -142,11 +167,13 @@ impl KeyCommandError {
             KeyCommandError::Busy
             | KeyCommandError::KeysOpen
             | KeyCommandError::TenantInUse
+            | KeyCommandError::NoRsaKey
             | KeyCommandError::RestartRequired => ErrorClass::Conflict,
             KeyCommandError::ShuttingDown
             | KeyCommandError::TimedOut
             | KeyCommandError::KeysNotOpen
             | KeyCommandError::Audit(_) => ErrorClass::Unavailable,
+            KeyCommandError::RsaKeyNotMade(error) => error.class(),
             KeyCommandError::Operation(error) => error.class(),
         }
     }
@@ -207,6 +234,23 @@ impl KeyAdmin {
         requested_by: String,
     ) -> Result<RotationResult, KeyCommandError> {
         self.send(requested_by, |reply| KeyAction::Rotate { tenant, urgency, reply }).await
+    }
+
+    /// Rotates the RSA key. `None` if the TPM has not made the key within 10 s: the rotation goes on, and the list of
+    /// keys shows its result.
+    pub async fn rotate_rsa(
+        &self,
+        urgency: RotationUrgency,
+        requested_by: String,
+    ) -> Result<Option<RotationResult>, KeyCommandError> {
+        match self.send(requested_by, |reply| KeyAction::RotateRsa { urgency, reply }).await? {
+            RsaRotation::Done(result) => Ok(Some(result)),
+            RsaRotation::Started(result) => match tokio::time::timeout(RSA_KEY_TIMEOUT, result).await {
+                Ok(Ok(result)) => result.map(Some),
+                Ok(Err(_)) => Err(KeyCommandError::ShuttingDown),
+                Err(_) => Ok(None),
+            },
+        }
     }
 
     /// Destroys the keys of a tenant that no agent names. Whether it had keys.
@@ -287,6 +331,7 @@ impl KeyCommand {
             KeyAction::CreateRecoveryKey(reply) => reply.is_closed(),
             KeyAction::RemoveTenant { reply, .. } => reply.is_closed(),
             KeyAction::Rotate { reply, .. } => reply.is_closed(),
+            KeyAction::RotateRsa { reply, .. } => reply.is_closed(),
         }
     }
 
@@ -299,6 +344,7 @@ impl KeyCommand {
             KeyAction::CreateRecoveryKey(reply) => reply.send(Err(error)).is_err(),
             KeyAction::RemoveTenant { reply, .. } => reply.send(Err(error)).is_err(),
             KeyAction::Rotate { reply, .. } => reply.send(Err(error)).is_err(),
+            KeyAction::RotateRsa { reply, .. } => reply.send(Err(error)).is_err(),
         };
     }
 }

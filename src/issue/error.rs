@@ -203,10 +203,13 @@ pub enum ScheduleError {
     /// There is no published key to activate.
     #[error("no key is published")]
     NothingPublished,
+    /// There is no generated key to publish.
+    #[error("no key is generated")]
+    NothingGenerated,
     /// No further key can be retired before the oldest is destroyed.
     #[error(
         "{max} retired keys are still needed to verify tokens; retry after {until}, when the oldest is \
-         destroyed, or have root destroy it now: hostbadge key rotate --now"
+         destroyed, or have root destroy it now: hostbadge key rotate --now (--rsa for the RSA key)"
     )]
     TooManyRetired {
         /// How many retired keys a schedule holds at most.
@@ -220,7 +223,9 @@ impl ScheduleError {
     /// What this failure means for the caller of a request.
     pub fn class(&self) -> ErrorClass {
         match self {
-            ScheduleError::AlreadyPublished | ScheduleError::NothingPublished => ErrorClass::Conflict,
+            ScheduleError::AlreadyPublished
+            | ScheduleError::NothingPublished
+            | ScheduleError::NothingGenerated => ErrorClass::Conflict,
             ScheduleError::TooManyRetired { .. } => ErrorClass::Unavailable,
         }
     }

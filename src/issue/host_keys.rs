@@ -1,4 +1,4 @@
-//! All issuing keys of a host: its own, and those of its tenants.
+//! All keys of a host that sign tokens: its own issuing keys, those of its tenants, and the RSA keys.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,37 +9,42 @@ use super::error::Error;
 use super::issuer::IssuerState;
 use super::key_event::{KeyChange, KeyEvent};
 use super::keys::IssuingKeys;
-use super::rsa::{HostKeyRef, RsaSigningKey};
+use super::rsa::HostKeyRef;
+use super::rsa_keys::RsaKeys;
 use super::tenant_issuers::TenantIssuers;
+use super::tpm_keys::TpmKeys;
 use crate::clock::Timestamp;
 use crate::keystore::{Keystore, RecoveryKey};
 use crate::revocation::RevocationSet;
 use crate::tpm::Tpm;
 
-/// The issuing keys of this host and of its tenants.
+/// The issuing keys of this host and of its tenants, and the RSA keys.
 pub struct HostKeys {
     own: IssuingKeys,
     tenants: TenantIssuers,
+    /// `None` while their file cannot be used.
+    rsa: Option<RsaKeys>,
 }
 
 impl HostKeys {
     pub(super) fn new(own: IssuingKeys, tenants: TenantIssuers) -> HostKeys {
-        HostKeys { own, tenants }
+        HostKeys { own, tenants, rsa: None }
     }
 
     /// The state from which requests are served while no key changes.
     pub fn issuer_state(&self) -> Result<IssuerState, Error> {
-        let HostKeyRef { host_key, .. } = self.own.host_key_ref();
-        let rsa_key = self.own.rsa_key().cloned();
-        let rsa_jwk = rsa_key.iter().map(|rsa| rsa.jwk().clone());
-        let tpm_keys: Vec<_> = std::iter::once(host_key.clone()).chain(rsa_jwk).collect();
+        let tpm_keys = TpmKeys {
+            host_key: self.own.host_key_ref().host_key,
+            host_key_made: self.keystore().host_keys_made(),
+            rsa: self.rsa.as_ref().map(RsaKeys::key_set).unwrap_or_default(),
+        };
+        let tpm_jwks = tpm_keys.jwks();
         let sequence = self.own.sequence().saturating_add(self.tenants.changes());
         IssuerState::new(
             self.own.host().clone(),
-            Arc::new(self.own.issuer_keys(&tpm_keys)?),
-            self.tenants.issuer_keys(&tpm_keys)?,
-            host_key,
-            rsa_key,
+            Arc::new(self.own.issuer_keys(&tpm_jwks)?),
+            self.tenants.issuer_keys(&tpm_jwks)?,
+            tpm_keys,
             sequence,
             self.own.clock().clock().clone(),
         )
@@ -61,14 +66,19 @@ impl HostKeys {
         }
     }
 
-    /// Sets the TPM's key for RS256.
-    pub fn set_rsa_key(&mut self, rsa_key: Option<Arc<RsaSigningKey>>) {
-        self.own.set_rsa_key(rsa_key);
+    /// Sets the RSA keys.
+    pub fn set_rsa_keys(&mut self, rsa: RsaKeys) {
+        self.rsa = Some(rsa);
     }
 
-    /// The TPM's RSA key, if the host has one.
-    pub fn rsa_key(&self) -> Option<&RsaSigningKey> {
-        self.own.rsa_key().map(|key| &**key)
+    /// The RSA keys; `None` while their file cannot be used.
+    pub fn rsa_keys(&self) -> Option<&RsaKeys> {
+        self.rsa.as_ref()
+    }
+
+    /// The RSA keys, for changing them.
+    pub fn rsa_keys_mut(&mut self) -> Option<&mut RsaKeys> {
+        self.rsa.as_mut()
     }
 
     /// The host key, which endorses the other keys of this host.
@@ -162,8 +172,13 @@ impl HostKeys {
         self.tenants.remove(tenant).await
     }
 
-    /// The events of a change of one owner's keys.
+    /// The events of a change of one owner's issuing keys.
     pub fn events_of(tenant: Option<&String>, changes: Vec<KeyChange>) -> Vec<KeyEvent> {
         KeyEvent::all(tenant, changes)
+    }
+
+    /// The events of a change of the RSA keys.
+    pub fn events_of_rsa_keys(changes: Vec<KeyChange>) -> Vec<KeyEvent> {
+        KeyEvent::of_rsa_keys(changes)
     }
 }

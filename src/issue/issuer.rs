@@ -9,8 +9,9 @@ use super::host_identity::HostIdentity;
 use super::jws::SigningHeader;
 use super::key::IssuingKey;
 use super::key_schedule::CLOCK_TOLERANCE;
-use super::report::{KeyReport, KeyState, tpm_key_reports};
+use super::report::{KeyReport, KeyState};
 use super::rsa::RsaSigningKey;
+use super::tpm_keys::TpmKeys;
 use crate::agents::TokenTyp;
 use crate::clock::{Clock, ClockSync, Timestamp};
 use crate::policy::Signer;
@@ -24,8 +25,7 @@ pub struct IssuerState {
     /// For agents without a tenant.
     own: Arc<IssuerKeys>,
     tenants: BTreeMap<String, Arc<IssuerKeys>>,
-    host_key: Jwk,
-    rsa_key: Option<Arc<RsaSigningKey>>,
+    tpm_keys: TpmKeys,
     tpm_headers: TpmHeaders,
     bundles: BundleDocuments,
     key_reports: Vec<KeyReport>,
@@ -109,22 +109,19 @@ impl IssuerKeys {
 
     /// The same issuer without its revoked keys: they are in no document, and do not sign.
     fn without_revoked(
-        self: &Arc<IssuerKeys>,
+        &self,
         host_issuer: &str,
         tpm_keys: &[Jwk],
         revocations: &RevocationSet,
-    ) -> Result<Arc<IssuerKeys>, Error> {
-        if self.count_revoked(revocations) == 0 {
-            return Ok(self.clone());
-        }
+    ) -> Result<IssuerKeys, Error> {
         let is_revoked = |kid: &str| revocations.blocks_key(kid);
         let published: Vec<Jwk> =
             self.published.iter().filter(|key| !is_revoked(&key.kid)).cloned().collect();
         let report = |report: &KeyReport| match revocations.get(&Target::new(TargetKind::Key, &report.kid)) {
-            Some(revocation) if report.is_in_memory() => report.as_revoked(revocation.revoked_at),
+            Some(revocation) if report.is_revocable() => report.as_revoked(revocation.revoked_at),
             _ => report.clone(),
         };
-        Ok(Arc::new(IssuerKeys {
+        Ok(IssuerKeys {
             documents: IssuerDocuments::new(host_issuer, &self.issuer, &published, tpm_keys)?,
             issuing_key: self.issuing_key.clone().filter(|key| !is_revoked(key.kid())),
             published,
@@ -134,7 +131,7 @@ impl IssuerKeys {
             headers: self.headers.clone(),
             wit_svid: self.wit_svid.clone(),
             status_list: self.status_list.clone(),
-        }))
+        })
     }
 
     /// `iss` of the tokens.
@@ -179,58 +176,53 @@ impl IssuerState {
         host: HostIdentity,
         own: Arc<IssuerKeys>,
         tenants: BTreeMap<String, Arc<IssuerKeys>>,
-        host_key: Jwk,
-        rsa_key: Option<Arc<RsaSigningKey>>,
+        tpm_keys: TpmKeys,
         sequence: u64,
         clock: Clock,
     ) -> Result<IssuerState, Error> {
         let tpm_headers = TpmHeaders {
-            host_key: HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(&host_key, typ))?,
-            rsa_key: rsa_key
-                .as_ref()
+            host_key: HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(&tpm_keys.host_key, typ))?,
+            rsa_key: tpm_keys
+                .rsa_key()
                 .map(|rsa| HeadersOfKey::new(|typ| SigningHeader::for_tpm_key(rsa.jwk(), typ)))
                 .transpose()?,
         };
         let issuers = || std::iter::once(&own).chain(tenants.values());
         let bundles = BundleDocuments::new(issuers().flat_map(|keys| &keys.published), sequence)?;
         let mut key_reports = own.reports.clone();
-        key_reports.extend(tpm_key_reports(&host_key, rsa_key.as_deref()));
+        key_reports.extend(tpm_keys.reports());
         key_reports.extend(tenants.values().flat_map(|keys| keys.reports.iter().cloned()));
-        Ok(IssuerState {
-            host,
-            own,
-            tenants,
-            host_key,
-            rsa_key,
-            tpm_headers,
-            bundles,
-            key_reports,
-            sequence,
-            clock,
-        })
+        Ok(IssuerState { host, own, tenants, tpm_keys, tpm_headers, bundles, key_reports, sequence, clock })
     }
 
-    /// How many of the issuing keys are revoked.
+    /// How many of the keys are revoked.
     pub(super) fn count_revoked(&self, revocations: &RevocationSet) -> usize {
+        self.count_revoked_issuing_keys(revocations) + self.tpm_keys.rsa.count_revoked(revocations)
+    }
+
+    fn count_revoked_issuing_keys(&self, revocations: &RevocationSet) -> usize {
         self.issuers().map(|keys| keys.count_revoked(revocations)).sum()
     }
 
-    /// The same state without the revoked keys. Its sequence number is greater by the number of them, and the step
-    /// of the key schedule that destroys them continues from there.
+    /// The same state without the revoked keys. Its sequence number, which is that of documents without RSA keys, is
+    /// greater by the number of issuing keys among them, and the step of the key schedule that destroys them continues
+    /// from there.
     pub(super) fn without_revoked(&self, revocations: &RevocationSet) -> Result<IssuerState, Error> {
-        let tpm_keys: Vec<Jwk> = std::iter::once(&self.host_key)
-            .chain(self.rsa_key.iter().map(|rsa| rsa.jwk()))
-            .cloned()
-            .collect();
-        let valid = |keys: &Arc<IssuerKeys>| keys.without_revoked(&self.host.issuer, &tpm_keys, revocations);
+        let tpm_keys = self.tpm_keys.without_revoked(revocations);
+        let tpm_jwks = tpm_keys.jwks();
+        let has_revoked_rsa_keys = self.tpm_keys.rsa.count_revoked(revocations) > 0;
+        let valid = |keys: &Arc<IssuerKeys>| match has_revoked_rsa_keys || keys.count_revoked(revocations) > 0
+        {
+            true => keys.without_revoked(&self.host.issuer, &tpm_jwks, revocations).map(Arc::new),
+            false => Ok(keys.clone()),
+        };
         let tenant = |(name, keys): (&String, &Arc<IssuerKeys>)| Ok((name.clone(), valid(keys)?));
-        let revoked = u64::try_from(self.count_revoked(revocations)).unwrap_or_default();
+        let revoked = u64::try_from(self.count_revoked_issuing_keys(revocations)).unwrap_or_default();
         IssuerState::new(
             self.host.clone(),
             valid(&self.own)?,
             self.tenants.iter().map(tenant).collect::<Result<_, Error>>()?,
-            self.host_key.clone(),
-            self.rsa_key.clone(),
+            tpm_keys,
             self.sequence.saturating_add(revoked),
             self.clock.clone(),
         )
@@ -247,7 +239,7 @@ impl IssuerState {
 
     /// The host key, which is in the TPM.
     pub fn host_key(&self) -> &Jwk {
-        &self.host_key
+        &self.tpm_keys.host_key
     }
 
     /// The issuer of the agents without a tenant.
@@ -284,12 +276,13 @@ impl IssuerState {
         &self.bundles
     }
 
-    /// The TPM's RSA key, if the host has one.
+    /// The RSA key that signs; `None` before a grant needs one, and while another is being made in place of a revoked
+    /// one.
     pub fn rsa_key(&self) -> Option<&RsaSigningKey> {
-        self.rsa_key.as_deref()
+        self.tpm_keys.rsa_key()
     }
 
-    /// Every key with its state, for administrators: those of the host (active, published, retired, destroyed),
+    /// Every key with its state, for administrators: the issuing keys of the host (active, published, retired, destroyed),
     /// those in the TPM, then those of each tenant.
     pub fn key_reports(&self) -> &[KeyReport] {
         &self.key_reports

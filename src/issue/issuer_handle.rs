@@ -101,9 +101,13 @@ mod tests {
     use super::super::host_identity::IssuerConfig;
     use super::super::issuer::IssuerKeys;
     use super::super::key::IssuingKey;
+    use super::super::report::{KeyKind, KeyReport, KeyState};
+    use super::super::rsa::RsaKeySet;
+    use super::super::tpm_keys::TpmKeys;
     use super::*;
     use crate::clock::{Clock, Timestamp};
     use crate::revocation::{NewRevocation, Revocations, Target, TargetKind};
+    use crate::risk::RiskClass;
     use crate::verify::Jwk;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -113,9 +117,19 @@ mod tests {
     }
 
     fn state(active: &Arc<IssuingKey>, published: &[Jwk], tenant: &Arc<IssuingKey>) -> IssuerState {
+        state_with_rsa(active, published, tenant, RsaKeySet::default())
+    }
+
+    fn state_with_rsa(
+        active: &Arc<IssuingKey>,
+        published: &[Jwk],
+        tenant: &Arc<IssuingKey>,
+        rsa: RsaKeySet,
+    ) -> IssuerState {
         let config = IssuerConfig { trust_domain: None, issuer: None };
-        let (host, host_key) = (config.host_identity("host", true), key().jwk().clone());
-        let tpm_keys = [host_key.clone()];
+        let host = config.host_identity("host", true);
+        let tpm = TpmKeys { host_key: key().jwk().clone(), host_key_made: Some(NOW), rsa };
+        let tpm_keys = tpm.jwks();
         let keys = |issuer: &str, key: &Arc<IssuingKey>, published: &[Jwk]| {
             let (issuer, published) = (issuer.to_owned(), published.to_vec());
             let keys = IssuerKeys::new("https://h", issuer, key.clone(), published, &tpm_keys, Vec::new());
@@ -123,7 +137,7 @@ mod tests {
         };
         let own = keys("https://h", active, published);
         let tenants = BTreeMap::from([("t".to_owned(), keys("https://t", tenant, &[tenant.jwk().clone()]))]);
-        IssuerState::new(host, own, tenants, host_key, None, 10, Clock::manual(NOW)).unwrap()
+        IssuerState::new(host, own, tenants, tpm, 10, Clock::manual(NOW)).unwrap()
     }
 
     /// Nothing is stored, so that the revocation is in effect and fails.
@@ -176,5 +190,40 @@ mod tests {
         // What was revoked stays so while the revocations are not available.
         issuer.apply_revocations(&Arc::default());
         assert_eq!(has(active.kid()), [false; 4]);
+    }
+
+    /// The keys that are published and retired; none is active.
+    fn rsa_keys(moduli: &[u8]) -> RsaKeySet {
+        let published: Vec<Jwk> =
+            moduli.iter().map(|first| Jwk::from_rsa(&[*first; 256], &[1, 0, 1])).collect();
+        let report =
+            |key: &Jwk| KeyReport::new(KeyKind::Rsa, key.kid.clone(), KeyState::Retired, RiskClass::Low);
+        RsaKeySet { active: None, reports: published.iter().map(report).collect(), published }
+    }
+
+    #[tokio::test]
+    async fn a_revoked_rsa_key_is_in_no_key_set() {
+        let (issuer, revocations) = (Issuer::default(), Revocations::of_test(Clock::manual(NOW)));
+        let (active, tenant) = (key(), key());
+        let rsa = rsa_keys(&[0x81, 0x83]);
+        let kids: Vec<String> = rsa.published.iter().map(|key| key.kid.clone()).collect();
+        issuer.set_state(state_with_rsa(&active, &[active.jwk().clone()], &tenant, rsa));
+        let has = |kid: &str| {
+            let state = issuer.state().unwrap();
+            let sets = [&state.own().documents().jwks, &state.issuer_of(Some("t")).unwrap().documents().jwks];
+            sets.map(|text| String::from_utf8_lossy(text).contains(kid))
+        };
+        assert_eq!((has(&kids[0]), has(&kids[1])), ([true; 2], [true; 2]));
+
+        revoke(&revocations, &kids[0]).await;
+        issuer.apply_revocations(&revocations.current());
+        assert_eq!((has(&kids[0]), has(&kids[1])), ([false; 2], [true; 2]));
+        let served = issuer.state().unwrap();
+        let states = served.key_reports().iter().filter(|key| key.kind == KeyKind::Rsa);
+        let states: Vec<KeyState> = states.map(|key| key.state).collect();
+        assert_eq!(states, [KeyState::Revoked, KeyState::Retired]);
+        assert!(!served.waits_for_successor(None), "issuing keys are not affected");
+        let text = String::from_utf8_lossy(&served.bundles().spiffe_bundle).into_owned();
+        assert!(text.contains("\"spiffe_sequence\":10"), "RSA keys are in no bundle: {text}");
     }
 }

@@ -1,10 +1,16 @@
 //! Changes of keys, for the audit log.
 
+use super::report::KeyKind;
 use crate::clock::Timestamp;
 
 /// A change of a key's state, for the audit log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChange {
+    /// The TPM has made the key, which is in no key set yet.
+    Generated {
+        /// RFC 7638 thumbprint.
+        kid: String,
+    },
     /// The key is in the key set.
     Published {
         /// RFC 7638 thumbprint.
@@ -50,13 +56,27 @@ pub enum KeyChange {
 pub struct KeyEvent {
     /// The tenant whose key it is; `None` for a key of the host itself.
     pub tenant: Option<String>,
+    /// What the key is for.
+    pub kind: KeyKind,
     /// What changed.
     pub change: KeyChange,
 }
 
 impl KeyEvent {
-    /// The events of changes of one owner's keys.
+    /// The events of changes of one owner's issuing keys, and of key-encryption keys.
     pub(super) fn all(tenant: Option<&String>, changes: Vec<KeyChange>) -> Vec<KeyEvent> {
-        changes.into_iter().map(|change| KeyEvent { tenant: tenant.cloned(), change }).collect()
+        let event = |change| {
+            let kind = match &change {
+                KeyChange::KekCreated { .. } => KeyKind::KeyEncryption,
+                _ => KeyKind::Issuing,
+            };
+            KeyEvent { tenant: tenant.cloned(), kind, change }
+        };
+        changes.into_iter().map(event).collect()
+    }
+
+    /// The events of changes of the host's RSA keys.
+    pub(super) fn of_rsa_keys(changes: Vec<KeyChange>) -> Vec<KeyEvent> {
+        changes.into_iter().map(|change| KeyEvent { tenant: None, kind: KeyKind::Rsa, change }).collect()
     }
 }

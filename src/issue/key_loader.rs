@@ -69,7 +69,7 @@ pub async fn load_or_create_keys(
             write_key_schedule(&keystore, &schedule).await?;
             tracing::info!(event = "key-created", "made issuing key {}, endorsed by the host key", key.kid());
             let activated = KeyChange::Activated { kid: key.kid().to_owned() };
-            changes.push(KeyEvent { tenant: None, change: activated });
+            changes.extend(KeyEvent::all(None, vec![activated]));
             schedule
         }
     };

@@ -358,12 +358,12 @@ impl DestroyedKey {
     }
 }
 
-fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
+pub(super) fn is_ahead(time: Timestamp, now: Timestamp) -> bool {
     time > now.after(CLOCK_TOLERANCE)
 }
 
 /// Serializes a [`Timestamp`] as whole seconds since the epoch.
-mod seconds {
+pub(super) mod seconds {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use crate::clock::Timestamp;

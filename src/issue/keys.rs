@@ -19,7 +19,7 @@ use super::key_event::KeyChange;
 use super::key_schedule::{KeySchedule, RotationStep};
 use super::retention::Retention;
 use super::rotation::RotationPolicy;
-use super::rsa::{HostKeyRef, RsaSigningKey};
+use super::rsa::HostKeyRef;
 use super::tenant_schedules::TenantSchedules;
 use super::{endorsement, report, storage};
 use crate::clock::{BootTime, ClockState, Timestamp};
@@ -50,8 +50,6 @@ pub struct IssuingKeys {
     published_at: Option<BootTime>,
     /// How often the clock had been set back when the active key was last found to need no successor.
     set_back_count: u64,
-    /// The TPM's key for RS256.
-    rsa_key: Option<Arc<RsaSigningKey>>,
     /// Whether a write of the schedule failed or was cancelled, so that its content is not known.
     needs_rewrite: bool,
 }
@@ -67,7 +65,7 @@ pub(super) struct ScheduledKeys {
 }
 
 impl IssuingKeys {
-    /// The keys of a host that has no RSA key yet.
+    /// Keys that are on disk.
     pub(super) fn new(
         owner: Owner,
         keystore: Arc<Keystore>,
@@ -88,7 +86,6 @@ impl IssuingKeys {
             keys,
             retention: Retention::default(),
             published_at: None,
-            rsa_key: None,
             needs_rewrite: false,
         }
     }
@@ -138,16 +135,6 @@ impl IssuingKeys {
         self.keys.schedule.encrypted_keys().map(|key| key.kid.clone())
     }
 
-    /// Sets the TPM's key for RS256.
-    pub fn set_rsa_key(&mut self, rsa_key: Option<Arc<RsaSigningKey>>) {
-        self.rsa_key = rsa_key;
-    }
-
-    /// The TPM's RSA key, if the host has one.
-    pub fn rsa_key(&self) -> Option<&Arc<RsaSigningKey>> {
-        self.rsa_key.as_ref()
-    }
-
     /// The host key, which endorses the other keys of this host.
     pub fn host_key_ref(&self) -> HostKeyRef {
         HostKeyRef { host_id: self.host.id.clone(), host_key: self.host_key.clone() }
@@ -186,7 +173,9 @@ impl IssuingKeys {
             self.published_at = Some(self.clock.clock().boot_time());
             return Ok(self.pending_publication().into_iter().collect());
         }
-        let expired = self.retention.due(&self.keys.schedule, &self.clock);
+        let retired = self.keys.schedule.retired().iter();
+        let retired = retired.map(|key| (key.encrypted_key.kid.as_str(), key.retired));
+        let expired = self.retention.due(retired, &self.clock);
         if !expired.is_empty() {
             return self.destroy(&expired).await;
         }

@@ -2,8 +2,8 @@
 //!
 //! - Tokens: access tokens (RFC 9068), JWT-SVIDs and WIT-SVIDs, from the permits of [`crate::policy`];
 //!   introspection and validation.
-//! - Keys: the issuing keys, which sign in memory, with their schedule and endorsements; the TPM's RSA key;
-//!   tokens that the TPM signs itself; recovery.
+//! - Keys: the issuing keys, which sign in memory, with their schedule and endorsements; the RSA keys, which
+//!   sign in the TPM; recovery.
 //! - Documents for relying parties, evidence for verifiers, and the host's side of enrollment.
 
 mod access_token;
@@ -43,12 +43,17 @@ mod report;
 mod retention;
 mod rotation;
 mod rsa;
+mod rsa_file;
+mod rsa_keys;
+mod rsa_report;
+mod rsa_schedule;
 mod schedule_loader;
 mod status_list;
 mod storage;
 mod tenant_issuers;
 mod tenant_schedules;
 mod token_period;
+mod tpm_keys;
 mod tpm_signer;
 mod validate;
 mod validity;
@@ -56,10 +61,10 @@ mod wit_svid;
 
 pub use access_token::AccessToken;
 pub use certificate_file::CertificateReport;
-pub(crate) use commands::{KeyAction, KeyCommand};
+pub(crate) use commands::{KeyAction, KeyCommand, ReplySender};
 pub use commands::{
     KeyAdmin, KeyCommandError, KeyCommandReceiver, RotationOutcome, RotationResult, RotationUrgency,
-    key_command_channel,
+    RsaRotation, key_command_channel,
 };
 pub use delegated_ca::DelegatedCa;
 pub use documents::{BundleDocuments, IssuerDocuments};
@@ -87,7 +92,7 @@ pub(crate) use recover::{check_recovery_key, recover};
 pub use report::{KeyKind, KeyReport, KeyState, NextStep, kek_reports};
 pub use rotation::RotationPolicy;
 pub use rsa::RsaSigningKey;
-pub(crate) use rsa::{HostKeyRef, create_rsa_key, load_rsa_key};
+pub(crate) use rsa_keys::RsaKeys;
 pub(crate) use storage::read_host_key_blobs;
 pub use tpm_signer::{RSA_KEY_PENDING, TpmSigner};
 pub use validate::ValidationRequest;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::encrypted_key::EncryptedKey;
 use super::key_schedule::KeySchedule;
 use super::rotation::RotationPolicy;
-use super::rsa::RsaSigningKey;
 use crate::clock::Timestamp;
 use crate::keystore::{KekReport, KekUse};
 use crate::risk::RiskClass;
@@ -13,8 +12,6 @@ use crate::verify::Jwk;
 
 const HOST_KEY_NOTE: &str = "does not rotate: the key never leaves the TPM, and the host's id depends on that TPM; a \
                              new one is a new host";
-const RSA_KEY_NOTE: &str = "does not rotate by itself: the key never leaves the TPM. For a new one, stop hostbadged, \
-                            move rsa.json away, start it, and give relying parties the new key set";
 const ERASURE_KEY_NOTE: &str = "does not rotate by age: another takes its place whenever the key of an agent is destroyed \
                                 (hostbadge agent offboard)";
 
@@ -92,19 +89,15 @@ impl KeyReport {
         }
     }
 
-    /// Whether it is an issuing key, which signs in memory, and its private key is not destroyed.
-    pub fn is_in_memory(&self) -> bool {
-        self.kind == KeyKind::Issuing && self.state != KeyState::Destroyed
+    /// Whether it can be revoked by its `kid`: an issuing key or an RSA key that is not destroyed.
+    pub fn is_revocable(&self) -> bool {
+        matches!(self.kind, KeyKind::Issuing | KeyKind::Rsa) && self.state != KeyState::Destroyed
     }
 
-    /// Why a key that is not in memory cannot be revoked by its `kid`, and what to do instead.
+    /// Why a key cannot be revoked by its `kid`, and what to do instead.
     pub fn not_revocable(&self) -> String {
         let kid = &self.kid;
         match self.kind {
-            KeyKind::Rsa => format!(
-                "{kid} is the RSA key, which never leaves the TPM and cannot be revoked by its kid; for another one, \
-                 stop hostbadged, move rsa.json away and start it: tokens that this key signed then no longer verify"
-            ),
             KeyKind::Host => format!(
                 "{kid} is the host key, which never leaves the TPM and cannot be revoked by its kid; revoke \
                  everything with hostbadge freeze, or start as a new host with another TPM or a cleared one"
@@ -127,9 +120,12 @@ impl KeyReport {
     }
 }
 
-/// The state of a key. It is generated and published, or generated and activated, in one step.
+/// The state of a key. All but RSA keys and erasure keys are generated and published, or generated and activated, in
+/// one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
+    /// It exists, and neither signs, verifies nor encrypts anything yet.
+    Generated,
     /// It signs or encrypts.
     Active,
     /// It is in the key set and does not sign yet.
@@ -145,7 +141,7 @@ pub enum KeyState {
 /// The next step of a key.
 #[derive(Clone, Debug)]
 pub struct NextStep {
-    /// `active`, `retired`, `destroyed`, `successor published`, `successor` or `renewed`.
+    /// `published`, `active`, `retired`, `destroyed`, `successor published`, `successor` or `renewed`.
     pub step: &'static str,
     /// When it is due.
     pub at: Timestamp,
@@ -190,20 +186,14 @@ pub(super) fn key_reports(
     keys
 }
 
-/// The keys in the TPM, in the order of the key set.
-pub(super) fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -> Vec<KeyReport> {
-    let host = KeyReport {
+/// The host key, which was made at this time.
+pub(super) fn host_key_report(host_key: &Jwk, made: Option<Timestamp>) -> KeyReport {
+    KeyReport {
+        created: made,
+        since: made,
         note: Some(HOST_KEY_NOTE),
         ..KeyReport::new(KeyKind::Host, host_key.kid.clone(), KeyState::Active, RiskClass::Low)
-    };
-    let rsa = rsa_key.map(|rsa| KeyReport {
-        created: Some(rsa.created()),
-        since: Some(rsa.created()),
-        note: Some(RSA_KEY_NOTE),
-        endorsement: Some(rsa.endorsement().to_owned()),
-        ..KeyReport::new(KeyKind::Rsa, rsa.kid().to_owned(), KeyState::Active, RiskClass::Low)
-    });
-    std::iter::once(host).chain(rsa).collect()
+    }
 }
 
 /// The key-encryption keys. The previous key of the host is retired: it still decrypts, until everything is encrypted
@@ -211,18 +201,20 @@ pub(super) fn tpm_key_reports(host_key: &Jwk, rsa_key: Option<&RsaSigningKey>) -
 pub fn kek_reports(keks: Vec<KekReport>, policy: &RotationPolicy) -> Vec<KeyReport> {
     let latest = keks.iter().find(|kek| kek.used_for == KekUse::Host);
     let due = latest.and_then(|kek| kek.rotate_at(policy.key_encryption));
+    let latest_made = latest.and_then(|kek| kek.created);
     let report = |kek: KekReport| {
         let (kind, state, tenant) = match kek.used_for {
             KekUse::Host => (KeyKind::KeyEncryption, KeyState::Active, None),
             KekUse::HostPrevious => (KeyKind::KeyEncryption, KeyState::Retired, None),
             KekUse::Tenant(tenant) => (KeyKind::TenantKeyEncryption, KeyState::Active, Some(tenant)),
             KekUse::Erasure => (KeyKind::Erasure, KeyState::Active, None),
+            KekUse::NextErasure => (KeyKind::Erasure, KeyState::Generated, None),
         };
         let (is_active, is_rotated) = (state == KeyState::Active, kind != KeyKind::Erasure);
         KeyReport {
             tenant,
             created: kek.created,
-            since: kek.created.filter(|_| is_active),
+            since: if state == KeyState::Retired { latest_made } else { kek.created },
             next: due.filter(|_| is_active && is_rotated).map(|at| NextStep { step: "successor", at }),
             rotate_every: is_rotated.then_some(policy.key_encryption),
             note: (!is_rotated).then_some(ERASURE_KEY_NOTE),
@@ -230,4 +222,33 @@ pub fn kek_reports(keks: Vec<KekReport>, policy: &RotationPolicy) -> Vec<KeyRepo
         }
     };
     keks.into_iter().map(report).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_key_encryption_keys_follow_from_what_they_are_used_for() {
+        let made = |seconds| Some(Timestamp::from_secs(seconds));
+        let kek = |used_for, seconds| KekReport { id: String::new(), used_for, created: made(seconds) };
+        let keks = vec![
+            kek(KekUse::Host, 20),
+            kek(KekUse::HostPrevious, 10),
+            kek(KekUse::Tenant("t".into()), 30),
+            kek(KekUse::Erasure, 40),
+            kek(KekUse::NextErasure, 50),
+        ];
+        let policy = RotationPolicy::new(Duration::from_secs(3600), Duration::from_secs(60));
+        let reports = kek_reports(keks, &policy);
+        let states: Vec<_> = reports.iter().map(|key| (key.state, key.created, key.since)).collect();
+        let expected = [
+            (KeyState::Active, made(20), made(20)),
+            (KeyState::Retired, made(10), made(20)),
+            (KeyState::Active, made(30), made(30)),
+            (KeyState::Active, made(40), made(40)),
+            (KeyState::Generated, made(50), made(50)),
+        ];
+        assert_eq!(states, expected);
+    }
 }

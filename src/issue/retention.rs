@@ -7,9 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::key_schedule::KeySchedule;
 use super::rotation::{RETENTION, RotationPolicy};
-use crate::clock::{BootTime, ClockState};
+use crate::clock::{BootTime, ClockState, Timestamp};
 
 /// Since when this process knows that keys are retired.
 #[derive(Debug, Default)]
@@ -20,18 +19,23 @@ pub(super) struct Retention {
 impl Retention {
     /// The retired keys that are to be destroyed: those that have been retired for long enough while this
     /// process ran, and those whose time has come by a clock that can be believed.
-    pub(super) fn due(&mut self, schedule: &KeySchedule, clock: &ClockState) -> HashSet<String> {
+    ///
+    /// `retired` are the keys that are retired, by `kid`, each with the time since when.
+    pub(super) fn due<'k>(
+        &mut self,
+        retired: impl Iterator<Item = (&'k str, Timestamp)>,
+        clock: &ClockState,
+    ) -> HashSet<String> {
         let (now, boot, is_settled) = (clock.now(), clock.clock().boot_time(), clock.is_settled());
         let mut known = std::mem::take(&mut self.since);
         let mut due = HashSet::new();
-        for key in schedule.retired() {
-            let kid = &key.encrypted_key.kid;
+        for (kid, retired) in retired {
             let since = known.remove(kid).unwrap_or(boot);
-            let has_expired = is_settled && RotationPolicy::destroy_at(key.retired) <= now;
+            let has_expired = is_settled && RotationPolicy::destroy_at(retired) <= now;
             if has_expired || boot.since(since) >= RETENTION {
-                due.insert(kid.clone());
+                due.insert(kid.to_owned());
             }
-            self.since.insert(kid.clone(), since);
+            self.since.insert(kid.to_owned(), since);
         }
         due
     }
@@ -41,19 +45,15 @@ impl Retention {
 mod tests {
     use std::time::Duration;
 
-    use super::super::encrypted_key::EncryptedKey;
     use super::*;
-    use crate::clock::{Clock, ClockSync, Timestamp};
+    use crate::clock::{Clock, ClockSync};
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
-    fn retired_at(at: Timestamp) -> KeySchedule {
-        KeySchedule::with_first_key(EncryptedKey::for_test("first", 0), at)
-            .publish(EncryptedKey::for_test("second", 0), at)
-            .unwrap()
-            .activate(at)
-            .unwrap()
+    /// The key `first`, retired at this time.
+    fn retired_at(at: Timestamp) -> impl Iterator<Item = (&'static str, Timestamp)> + Clone {
+        std::iter::once(("first", at))
     }
 
     fn unsynchronized(at: Timestamp) -> (Clock, ClockState) {
@@ -66,23 +66,23 @@ mod tests {
     fn clock_that_is_ahead_for_a_moment_destroys_no_key() {
         let (schedule, mut retention) = (retired_at(NOW), Retention::default());
         let (clock, state) = unsynchronized(NOW);
-        assert!(retention.due(&schedule, &state).is_empty());
+        assert!(retention.due(schedule.clone(), &state).is_empty());
         clock.set(NOW.after(DAY));
-        assert!(retention.due(&schedule, &state).is_empty());
+        assert!(retention.due(schedule.clone(), &state).is_empty());
         clock.set(NOW);
         clock.advance(RETENTION - Duration::from_secs(1));
-        assert!(retention.due(&schedule, &state).is_empty());
+        assert!(retention.due(schedule.clone(), &state).is_empty());
         clock.advance(Duration::from_secs(1));
-        assert_eq!(retention.due(&schedule, &state), HashSet::from(["first".to_owned()]));
+        assert_eq!(retention.due(schedule.clone(), &state), HashSet::from(["first".to_owned()]));
     }
 
     #[test]
     fn key_that_was_retired_by_a_clock_that_was_ahead_is_destroyed_after_an_hour() {
         let (schedule, mut retention) = (retired_at(NOW.after(DAY * 3650)), Retention::default());
         let (clock, state) = unsynchronized(NOW);
-        assert!(retention.due(&schedule, &state).is_empty());
+        assert!(retention.due(schedule.clone(), &state).is_empty());
         clock.advance(RETENTION);
-        assert_eq!(retention.due(&schedule, &state).len(), 1);
+        assert_eq!(retention.due(schedule.clone(), &state).len(), 1);
     }
 
     /// A restart does not begin the time again for a key that was retired long ago.
@@ -92,8 +92,8 @@ mod tests {
             let clock = Clock::manual(NOW.after(RETENTION));
             clock.set_sync(sync);
             let state = ClockState::new(clock);
-            assert_eq!(Retention::default().due(&retired_at(NOW), &state).len(), 1, "{sync}");
-            assert_eq!(Retention::default().due(&retired_at(NOW.after(DAY)), &state).len(), 0, "{sync}");
+            assert_eq!(Retention::default().due(retired_at(NOW), &state).len(), 1, "{sync}");
+            assert_eq!(Retention::default().due(retired_at(NOW.after(DAY)), &state).len(), 0, "{sync}");
         }
     }
 }

@@ -26,13 +26,20 @@ pub struct RotationPolicy {
     pub risk: RiskClass,
     /// The longest time that a key-encryption key is in use.
     pub key_encryption: Duration,
+    /// The longest time that an RSA key is active.
+    pub rsa: Duration,
 }
 
 impl RotationPolicy {
-    /// With the defaults of a risk class of issuing keys and of the key-encryption key.
+    /// With the defaults of a risk class of issuing keys, of the key-encryption key and of RSA keys.
     pub const fn new(interval: Duration, publish_before: Duration) -> RotationPolicy {
-        let key_encryption = RiskClass::Low.max_interval();
-        RotationPolicy { interval, publish_before, risk: RiskClass::Moderate, key_encryption }
+        let (key_encryption, rsa) = (RiskClass::Low.max_interval(), RiskClass::Low.max_interval());
+        RotationPolicy { interval, publish_before, risk: RiskClass::Moderate, key_encryption, rsa }
+    }
+
+    /// The times of RSA keys, which never leave the TPM: they are published as early as issuing keys.
+    pub(super) fn for_rsa(&self) -> RotationPolicy {
+        RotationPolicy { interval: self.rsa, risk: RiskClass::Low, ..*self }
     }
 
     /// How long key `kid` is active: the interval less a jitter of up to a tenth, so that hosts that were set

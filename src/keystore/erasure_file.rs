@@ -114,11 +114,15 @@ impl AgentKeks {
 }
 
 impl ErasureFile {
-    /// The erasure key that opens now, or after the destruction that has begun.
-    pub fn report(&self) -> KekReport {
-        let latest = self.next.as_ref().unwrap_or(&self.current);
-        let made = Timestamp::from_secs(latest.made);
-        KekReport::new(latest.public.as_bytes(), KekUse::Erasure, Some(made))
+    /// The erasure key that opens, and the one that opens after the destruction that has begun.
+    pub fn reports(&self) -> Vec<KekReport> {
+        let report = |generation: &Generation, used_for| {
+            let made = Timestamp::from_secs(generation.made);
+            KekReport::new(generation.public.as_bytes(), used_for, Some(made))
+        };
+        let current = report(&self.current, KekUse::Erasure);
+        let next = self.next.as_ref().map(|next| report(next, KekUse::NextErasure));
+        std::iter::once(current).chain(next).collect()
     }
 
     /// Reads the file in the state directory; `None` where it does not exist.
@@ -303,7 +307,13 @@ mod tests {
         // Until the counter is incremented, the file opens as before.
         assert_eq!((both.next_count(), both.current().unwrap()), (Some(6), (AT, blob(1))));
         assert_eq!(both.open(key(1)).unwrap().keks.get("b"), Some(&key(20)));
+        let ids: Vec<String> = both.reports().into_iter().map(|report| report.id).collect();
+        let used_for = |file: &ErasureFile| -> Vec<KekUse> {
+            file.reports().into_iter().map(|report| report.used_for).collect()
+        };
+        assert_eq!(used_for(&both), [KekUse::Erasure, KekUse::NextErasure]);
         let after = both.promoted();
+        assert_eq!((used_for(&after), &after.reports()[0].id), (vec![KekUse::Erasure], &ids[1]));
         assert_eq!(after.next_count(), None);
         assert_eq!(after.current().unwrap(), (CounterValue { value: 6, ..AT }, blob(2)));
         assert!(after.open(key(1)).is_err());

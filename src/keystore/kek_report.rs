@@ -33,6 +33,8 @@ pub enum KekUse {
     Tenant(String),
     /// It encrypts the keys of agents that have credentials of their own.
     Erasure,
+    /// It does so once the erasure counter is incremented, for the destruction of an agent's key that has begun.
+    NextErasure,
 }
 
 /// A new key-encryption key.

@@ -3,6 +3,7 @@
 //! The keystore has the key-encryption key and the anti-rollback manifest. The operations are accepting the
 //! state, recovery with the recovery key, and migration to another TPM.
 
+mod component_files;
 mod erasure;
 mod rotation;
 mod tenants;
@@ -47,7 +48,7 @@ pub struct Keystore {
     initial_kek_made: Option<Timestamp>,
     host_kek_reports: watch::Sender<Vec<KekReport>>,
     tenant_kek_reports: watch::Sender<Vec<KekReport>>,
-    erasure_key_report: watch::Sender<Option<KekReport>>,
+    erasure_key_reports: watch::Sender<Vec<KekReport>>,
 }
 
 struct KeystoreState {
@@ -105,7 +106,9 @@ impl Keystore {
             state,
             tenant_kek_reports: watch::Sender::new(tenants.reports()),
             tenants: Mutex::new(tenants),
-            erasure_key_report: watch::Sender::new(erasures.as_ref().map(ErasureFile::report)),
+            erasure_key_reports: watch::Sender::new(
+                erasures.as_ref().map(ErasureFile::reports).unwrap_or_default(),
+            ),
             erasures: Mutex::new(erasures),
             pending_tenant_rewrap: std::sync::Mutex::new(pending_tenants),
             seal_status,

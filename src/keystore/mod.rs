@@ -36,5 +36,5 @@ pub use lifecycle::Keystore;
 pub(crate) use lifecycle::{TpmMigration, accept_current_state, reseal_with_recovery_key};
 pub use recovery_key::RecoveryKey;
 pub use seal_file::SealStatus;
-pub use state_manifest::StateDatabase;
+pub use state_manifest::{ComponentFile, StateDatabase};
 pub(crate) use tenant_keks::{TenantKekDependent, TenantKeks};

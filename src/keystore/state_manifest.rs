@@ -13,6 +13,8 @@
 //! A crash at any point leaves a state that is accepted. While the TPM is unavailable, the counter update is
 //! pending, and all changes until it succeeds share one generation.
 
+mod component_files;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,8 @@ use data_encoding::HEXLOWER;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+
+pub use component_files::ComponentFile;
 
 use super::cipher;
 use super::error::{Error, Rollback};
@@ -34,8 +38,7 @@ const VERSION: u64 = 1;
 
 /// The tracked files. One that exists but is not listed in the manifest is rejected, too.
 ///
-/// `rsa.json` is not tracked: it has one state only, which the AK's certification and the host key's
-/// endorsement prove, and a fault in it must affect RS256 alone.
+/// A [`ComponentFile`] is none of them.
 const TRACKED_FILES: [&str; 11] = [
     "baseline.json",
     "ca.json",
@@ -204,12 +207,17 @@ impl StateManifest {
         StateManifest::create(tpm, dir, keks, StateManifest::current_databases(dir)).await
     }
 
-    /// The databases in the directory. One that is damaged is left out, and therefore rejected later.
+    /// The databases in the directory and the files of components. One that is damaged is left out, and therefore
+    /// rejected later.
     pub(super) fn current_databases(dir: &Path) -> DatabaseDigests {
-        let current = DATABASES.iter().filter_map(|database| {
+        let databases = DATABASES.iter().filter_map(|database| {
             Some((database.file_name().to_owned(), vec![hex(&database.digest_in(dir)?)]))
         });
-        current.collect()
+        let files = ComponentFile::ALL.iter().filter_map(|file| {
+            let digest = file_digest(&dir.join(file.name())).ok().filter(|digest| digest != ABSENT)?;
+            Some((file.name().to_owned(), vec![digest]))
+        });
+        databases.chain(files).collect()
     }
 
     /// The databases that the manifest in the directory lists; none if it cannot be read.
@@ -240,7 +248,9 @@ impl StateManifest {
         name: &'static str,
         contents: Vec<u8>,
     ) -> Result<(), Error> {
-        debug_assert!(TRACKED_FILES.contains(&name));
+        debug_assert!(
+            TRACKED_FILES.contains(&name) || ComponentFile::ALL.iter().any(|file| file.name() == name)
+        );
         let (digest, path) = (sha256(&contents), self.dir.join(name));
         let write = move || {
             store::write_atomic(&path, &contents, 0o600).map_err(|source| store::Error::Io { path, source })

@@ -21,6 +21,7 @@ impl From<&KeyReport> for Key {
             tenant: report.tenant.clone(),
             alg: report.alg.to_owned(),
             state: match report.state {
+                issue::KeyState::Generated => KeyState::Generated,
                 issue::KeyState::Active => KeyState::Active,
                 issue::KeyState::Published => KeyState::Published,
                 issue::KeyState::Retired => KeyState::Retired,
@@ -50,8 +51,8 @@ impl From<issue::RotationResult> for RotateResponse {
                 issue::RotationOutcome::AlreadyPublished => RotationOutcome::AlreadyPublished,
                 issue::RotationOutcome::Activated => RotationOutcome::Activated,
             },
-            kid: result.kid,
-            active_from: result.active_from,
+            kid: Some(result.kid),
+            active_from: Some(result.active_from),
             retired: result.retired,
             destroyed_early: result.destroyed_early,
         }

@@ -28,13 +28,13 @@ impl IdentityService {
         })
     }
 
-    /// Publishes the next issuing key, of a tenant or of agents without one, or lets it sign at once. Root can
-    /// always have it sign at once: a rotation after a compromise is bounded neither in an hour nor by the number
-    /// of retired keys. Or makes the next issuing CA.
+    /// Publishes the next issuing key, of a tenant or of agents without one, or the next RSA key, or lets it sign at
+    /// once. Root can always have it sign at once: a rotation after a compromise is bounded neither in an hour nor by
+    /// the number of retired keys. Or makes the next issuing CA.
     ///
     /// # Errors
-    /// [`AdminError::NotReady`] until the keys are loaded; [`AdminError::InvalidRequest`] for a tenant's issuing CA;
-    /// [`AdminError::BudgetExceeded`]; [`AdminError::Keys`]; [`AdminError::Ca`].
+    /// [`AdminError::NotReady`] until the keys are loaded; [`AdminError::InvalidRequest`] for a tenant's issuing CA or
+    /// RSA key; [`AdminError::BudgetExceeded`]; [`AdminError::Keys`]; [`AdminError::Ca`].
     pub async fn rotate_keys(
         &self,
         admin: &Admin,
@@ -44,31 +44,61 @@ impl IdentityService {
         if request.ca {
             return self.rotate_ca(admin, &request).await;
         }
-        let tenant = request.tenant;
+        if request.rsa && request.tenant.is_some() {
+            let text =
+                "tenants have no RSA key of their own: it is the host's, for all; leave tenant out, or rsa";
+            return Err(InvalidRequest::new(text).into());
+        }
         let urgency = match (request.now, self.admin_class(admin)) {
-            (true, AdminClass::Root) => {
-                let emergency = RotationUrgency::Emergency;
-                return Ok(self.deps.key_admin.rotate(tenant, emergency, admin.id()).await?.into());
-            }
+            (true, AdminClass::Root) => RotationUrgency::Emergency,
             (true, AdminClass::Group) => RotationUrgency::Immediate,
             (false, _) => RotationUrgency::Planned,
         };
-        let rotated = async { Ok(self.deps.key_admin.rotate(tenant, urgency, admin.id()).await?.into()) };
+        let rotated = async {
+            match request.rsa {
+                true => self.rotate_rsa(urgency, admin).await,
+                false => Ok(self.deps.key_admin.rotate(request.tenant, urgency, admin.id()).await?.into()),
+            }
+        };
+        if urgency == RotationUrgency::Emergency {
+            return rotated.await;
+        }
         let changed = |response: &RotateResponse| response.outcome != RotationOutcome::AlreadyPublished;
         self.within_budget_if(admin, StateCommand::RotateKeys, rotated, changed).await
     }
 
+    async fn rotate_rsa(
+        &self,
+        urgency: RotationUrgency,
+        admin: &Admin,
+    ) -> Result<RotateResponse, AdminError> {
+        let rotated = self.deps.key_admin.rotate_rsa(urgency, admin.id()).await?;
+        Ok(rotated.map_or(
+            RotateResponse {
+                outcome: RotationOutcome::Started,
+                kid: None,
+                active_from: None,
+                retired: None,
+                destroyed_early: None,
+            },
+            Into::into,
+        ))
+    }
+
     async fn rotate_ca(&self, admin: &Admin, request: &RotateRequest) -> Result<RotateResponse, AdminError> {
-        if request.tenant.is_some() {
-            let text = "tenants have no issuing CA of their own; leave tenant out, or ca";
+        if request.tenant.is_some() || request.rsa {
+            let text = match request.rsa {
+                true => "one key rotates at a time; leave ca out, or rsa",
+                false => "tenants have no issuing CA of their own; leave tenant out, or ca",
+            };
             return Err(InvalidRequest::new(text).into());
         }
         let rotated = async {
             let rotation = self.deps.certificate_issuer.rotate_ca(admin.id()).await?;
             Ok(RotateResponse {
                 outcome: RotationOutcome::Activated,
-                kid: rotation.kid,
-                active_from: self.deps.clock.now(),
+                kid: Some(rotation.kid),
+                active_from: Some(self.deps.clock.now()),
                 retired: rotation.retired,
                 destroyed_early: None,
             })

@@ -1,4 +1,4 @@
-//! Issuing keys that are revoked, or are to be.
+//! Keys that are revoked, or are to be.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl IdentityService {
         agents.iter().all(|agent| !issuer_state.waits_for_successor(agent.entry().tenant.as_deref()))
     }
 
-    /// The issuing key with this `kid`, which may have the prefix that it has in the WIT bundle.
+    /// The issuing key or RSA key with this `kid`, which may have the prefix that it has in the WIT bundle.
     ///
     /// # Errors
     /// [`AdminError::InvalidRequest`] for a key that cannot be revoked, with what to do instead.
@@ -51,12 +51,12 @@ impl IdentityService {
         let is_revoked = self.deps.revocations.current().get(&named).is_some();
         match found {
             _ if is_revoked => Ok(named),
-            Some(report) if report.is_in_memory() => Ok(named),
+            Some(report) if report.is_revocable() => Ok(named),
             Some(report) => Err(InvalidRequest::new(report.not_revocable()).into()),
-            None => Err(InvalidRequest::new(
-                "no issuing key of this host has this kid; hostbadge key list shows them",
-            )
-            .into()),
+            None => {
+                Err(InvalidRequest::new("no key of this host has this kid; hostbadge key list shows them")
+                    .into())
+            }
         }
     }
 }

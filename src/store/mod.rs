@@ -144,9 +144,22 @@ pub fn read_versions<T>(
     supported: RangeInclusive<u64>,
     parse: impl FnOnce(u64, serde_json::Value) -> serde_json::Result<T>,
 ) -> Result<Option<T>, Error> {
-    let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
     let Some(raw) = read_raw(path)? else { return Ok(None) };
-    let mut value: serde_json::Value = serde_json::from_slice(&raw).map_err(|e| corrupt(e.to_string()))?;
+    parse_versions(path, &raw, supported, parse).map(Some)
+}
+
+/// As [`read_versions`], for the bytes of the file at `path`, which were read before.
+///
+/// # Errors
+/// [`Error::Corrupt`] or [`Error::UnsupportedVersion`].
+pub fn parse_versions<T>(
+    path: &Path,
+    raw: &[u8],
+    supported: RangeInclusive<u64>,
+    parse: impl FnOnce(u64, serde_json::Value) -> serde_json::Result<T>,
+) -> Result<T, Error> {
+    let corrupt = |reason: String| Error::Corrupt { path: path.to_owned(), reason };
+    let mut value: serde_json::Value = serde_json::from_slice(raw).map_err(|e| corrupt(e.to_string()))?;
     let version = value.as_object_mut().and_then(|object| object.remove("version"));
     let Some(version) = version.and_then(|v| v.as_u64()) else { return Err(corrupt("no version".into())) };
     if !supported.contains(&version) {
@@ -157,7 +170,7 @@ pub fn read_versions<T>(
             copy: None,
         });
     }
-    parse(version, value).map(Some).map_err(|e| corrupt(e.to_string()))
+    parse(version, value).map_err(|e| corrupt(e.to_string()))
 }
 
 /// The bytes of a state file; `None` if it does not exist.

@@ -39,6 +39,7 @@ mod identity;
 mod identity_check;
 mod info;
 mod keys;
+mod metrics;
 mod nv_index;
 mod objects;
 mod pcrs;

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 pub struct KeysResponse {
     /// Why a step of the rotation that is due has not been made.
     pub blocked_reason: Option<String>,
-    /// Why the RSA key is missing although a grant uses RS256.
+    /// Why the RSA key is missing although a grant uses RS256, or its successor although it is due.
     pub rsa_blocked_reason: Option<String>,
     /// The host's issuing keys in the order of the key set, destroyed ones last; the keys in the TPM; the issuing
     /// keys of each tenant; the keys of the host's CA; the key-encryption keys.
@@ -104,6 +104,8 @@ pub enum KeyRisk {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
+    /// The key exists, and neither signs, verifies nor encrypts anything yet.
+    Generated,
     /// The key signs or encrypts.
     Active,
     /// The key is in the key set and signs later.
@@ -121,7 +123,7 @@ pub enum KeyState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NextStep {
-    /// `active`, `retired`, `destroyed`, `successor published`, `successor` or `renewed`.
+    /// `published`, `active`, `retired`, `destroyed`, `successor published`, `successor` or `renewed`.
     pub step: String,
     /// When the step is due.
     pub at: Timestamp,
@@ -141,6 +143,9 @@ pub struct RotateRequest {
     /// chains contain it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ca: bool,
+    /// Whether it is the RSA key, which the TPM keeps, in place of an issuing key.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rsa: bool,
 }
 
 /// `200` of `POST /v1/keys/rotate`.
@@ -149,10 +154,12 @@ pub struct RotateRequest {
 pub struct RotateResponse {
     /// What the command did.
     pub outcome: RotationOutcome,
-    /// The key that signs next, or now.
-    pub kid: String,
-    /// When that key signs.
-    pub active_from: Timestamp,
+    /// The key that signs next, or now; absent while the TPM makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kid: Option<String>,
+    /// When that key signs; absent while the TPM makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_from: Option<Timestamp>,
     /// The key that signs no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<String>,
@@ -172,6 +179,8 @@ pub enum RotationOutcome {
     AlreadyPublished,
     /// The next key signs now.
     Activated,
+    /// The TPM makes the next RSA key, which takes up to a minute. What was requested follows then.
+    Started,
 }
 
 /// `200` of `POST /v1/keys/recovery`.
@@ -218,6 +227,7 @@ fn in_force_at_once() -> bool {
 impl fmt::Display for KeyState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            KeyState::Generated => "generated",
             KeyState::Active => "active",
             KeyState::Published => "published",
             KeyState::Retired => "retired",

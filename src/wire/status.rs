@@ -48,7 +48,7 @@ pub struct StatusResponse {
     pub issuer_blocked_reason: Option<String>,
     /// Signing keys, without destroyed ones.
     pub keys: Vec<Key>,
-    /// Why the RSA key is missing although a grant uses RS256.
+    /// Why the RSA key is missing although a grant uses RS256, or its successor although it is due.
     pub rsa_blocked_reason: Option<String>,
     /// The registered agents.
     pub agents: AgentsStatus,
@@ -91,6 +91,10 @@ pub struct CredentialsStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusListsStatus {
+    /// Whether tokens have a status where their grant does not say it: `[tokens] status_list`.
+    pub by_default: bool,
+    /// How long a relying party may keep a list, in seconds: `[tokens] status_list_ttl`.
+    pub ttl: u64,
     /// Number of lists.
     pub lists: usize,
     /// Tokens that have an index in one.

@@ -191,10 +191,10 @@ fn rotate_now_activates_the_published_or_a_new_key_at_once() {
     let list = host.hostbadge(&["key", "list"]);
     let list = String::from_utf8_lossy(&list.stdout).into_owned();
     let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["KID", "KIND", "ALG", "STATE", "SINCE", "RISK", "EVERY", "NEXT", "AT"]);
+    assert_eq!(lines[0], ["KID", "KIND", "ALG", "STATE", "SINCE", "CREATED", "RISK", "EVERY", "NEXT", "AT"]);
     assert_eq!(lines[1][..4], [third.as_str(), "issuing", "ES256", "active"]);
-    assert_eq!(lines[1][5..9], ["moderate", "30d", "successor", "published"], "{list}");
-    assert!(lines[3].len() == 9 && lines[3][7] == "destroyed", "{list}");
+    assert_eq!(lines[1][6..10], ["moderate", "30d", "successor", "published"], "{list}");
+    assert!(lines[3].len() == 10 && lines[3][8] == "destroyed", "{list}");
 
     // A relying party verifies tokens of each key with the set.
     let set = host.path("jwks.json");

@@ -230,7 +230,7 @@ fn keys_in_the_tpm_and_unknown_ones_are_refused_with_what_to_do() {
         listed.iter().find(|key| key["kind"] == "host").unwrap()["kid"].as_str().unwrap().to_owned();
     for (kid, expected) in [
         (host_key.as_str(), "is the host key, which never leaves the TPM"),
-        ("unknown", "no issuing key of this host has this kid; hostbadge key list shows them"),
+        ("unknown", "no key of this host has this kid; hostbadge key list shows them"),
         ("", "key must have 1 to"),
     ] {
         let answer = host.admin().post("/v1/revocations/revoke", &json!({ "key": kid }));

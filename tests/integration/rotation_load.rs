@@ -17,6 +17,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::{Value, json};
 
+/// The audience of tokens that the TPM signs with the RSA key.
+const RSA: &str = "https://rsa.example.com";
 /// Clients at once.
 const CLIENTS: usize = 50;
 /// Tokens that a client keeps and verifies again.
@@ -35,9 +37,12 @@ struct Load {
     fetched: AtomicU64,
 }
 
-/// An issuer, as a relying party knows it.
+/// An issuer, as the relying party of one audience knows it.
 struct Issuer {
     agent: &'static str,
+    audience: &'static str,
+    /// In how many rounds of a client one token is minted: a TPM signs some tokens a second.
+    every: usize,
     jwks: &'static str,
     keys: Jwks,
     tokens: Vec<String>,
@@ -46,15 +51,18 @@ struct Issuer {
 struct Client {
     load: Arc<Load>,
     connection: Connection,
-    issuers: [Issuer; 2],
+    issuers: [Issuer; 3],
 }
 
 impl Client {
     fn new(load: Arc<Load>) -> Client {
-        let issuer =
-            |agent, jwks| Issuer { agent, jwks, keys: Jwks { keys: Vec::new() }, tokens: Vec::new() };
+        let (own, theirs) = ("/.well-known/jwks.json", "/tenant/acme/.well-known/jwks.json");
+        let issuer = |agent, audience, every, jwks| {
+            let keys = Jwks { keys: Vec::new() };
+            Issuer { agent, audience, every, jwks, keys, tokens: Vec::new() }
+        };
         let issuers =
-            [issuer("own", "/.well-known/jwks.json"), issuer("theirs", "/tenant/acme/.well-known/jwks.json")];
+            [issuer("own", API, 1, own), issuer("theirs", API, 1, theirs), issuer("own", RSA, 16, own)];
         Client { connection: Connection::open(&load.agent_socket), load, issuers }
     }
 
@@ -64,7 +72,10 @@ impl Client {
                 return;
             }
             for at in 0..self.issuers.len() {
-                self.mint_and_verify(at, round);
+                let every = self.issuers[at].every;
+                if round % every == 0 {
+                    self.mint_and_verify(at, round / every);
+                }
             }
             if round % 4 == 0 {
                 self.check_credential();
@@ -78,7 +89,7 @@ impl Client {
     }
 
     fn mint_and_verify(&mut self, at: usize, round: usize) {
-        let body = json!({ "audience": API, "agent": self.issuers[at].agent });
+        let body = json!({ "audience": self.issuers[at].audience, "agent": self.issuers[at].agent });
         let minted = self.connection.post("/v1/token", &body);
         assert_eq!(minted.status, 200, "{}", minted.text());
         self.load.minted.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +117,7 @@ impl Client {
             issuer.keys = Jwks::parse(&answer.body).unwrap();
             self.load.fetched.fetch_add(1, Ordering::Relaxed);
         }
-        let expected = Expectation { issuer: None, audience: Some(API) };
+        let expected = Expectation { issuer: None, audience: Some(issuer.audience) };
         if let Err(e) = verify_access_token(token, &issuer.keys, Clock::System.now(), false, expected) {
             panic!("{}: {e}: {header}", issuer.agent);
         }
@@ -167,20 +178,22 @@ fn host() -> Host {
     let mut host = Host::new();
     host.configure(
         "[limits]\nrate = 1000000\nburst = 1000000\npublic_rate = 1000000\npublic_burst = 1000000\n\
-         [tpm]\ndeadline = \"30s\"\n",
+         tpm_rate = 100000\ntpm_burst = 100000\n[tpm]\ndeadline = \"30s\"\n",
     );
     let grant = format!("[[grant]]\naudience = \"{API}\"\nscopes = [\"docs.read\"]\nttl = \"10m\"\n");
+    let rs256 = format!("[[grant]]\naudience = \"{RSA}\"\nalg = \"RS256\"\nttl = \"10m\"\n");
     let credential = "[[credential]]\nname = \"github\"\nuse = \"release\"\n";
-    host.agents_file("own", &format!("name = \"own\"\n[match]\nuser = 0\n{grant}{credential}"));
+    host.agents_file("own", &format!("name = \"own\"\n[match]\nuser = 0\n{grant}{rs256}{credential}"));
     host.agents_file("theirs", &format!("name = \"theirs\"\ntenant = \"acme\"\n[match]\nuser = 0\n{grant}"));
     host.start();
     host
 }
 
 /// What rotates, each in a thread of its own.
-const ROTATIONS: [Rotation; 5] = [
+const ROTATIONS: [Rotation; 6] = [
     Rotation::Issuing,
     Rotation::IssuingOfTenant,
+    Rotation::Rsa,
     Rotation::IssuingCa,
     Rotation::Credential,
     Rotation::RecoveryKey,
@@ -190,6 +203,7 @@ const ROTATIONS: [Rotation; 5] = [
 enum Rotation {
     Issuing,
     IssuingOfTenant,
+    Rsa,
     IssuingCa,
     Credential,
     RecoveryKey,
@@ -206,6 +220,11 @@ impl Rotation {
         match self {
             Rotation::Issuing => done("/v1/keys/rotate", json!({ "now": true })),
             Rotation::IssuingOfTenant => done("/v1/keys/rotate", json!({ "now": true, "tenant": "acme" })),
+            Rotation::Rsa => {
+                let rotated = done("/v1/keys/rotate", json!({ "rsa": true, "now": true }));
+                // The TPM of a busy machine may need longer than the command waits.
+                return rotated["outcome"] == "activated";
+            }
             Rotation::IssuingCa => done("/v1/keys/rotate", json!({ "ca": true })),
             Rotation::Credential => {
                 let version = load.credential.load(Ordering::SeqCst) + 1;
@@ -253,6 +272,9 @@ fn rotate_under_load(duration: Duration) {
     let stored = host.admin().post("/v1/credentials/put", &json!({ "name": "github", "value": "secret 1" }));
     assert_eq!(stored.status, 200, "{}", stored.text());
     until_true("the CA issues", || host.post("/v1/certificate", json!({ "agent": "own" })).status == 200);
+    until_true("the RSA key signs", || {
+        host.post("/v1/token", json!({ "audience": RSA, "agent": "own" })).status == 200
+    });
     until_true("the tenant's key signs", || {
         host.post("/v1/token", json!({ "audience": API, "agent": "theirs" })).status == 200
     });

@@ -223,12 +223,19 @@ fn a_corrupt_or_foreign_rsa_key_is_reported_and_does_not_affect_es256() {
         (good[..good.len() / 2].to_owned(), "corrupt"),
         (theirs.clone(), "the AK's signature over the RSA key is wrong"),
         (
-            edited(&["key", "private"], foreign["key"]["private"].clone()),
+            edited(&["active", "key", "private"], foreign["active"]["key"]["private"].clone()),
             "the TPM does not accept the RSA key",
         ),
-        (edited(&["key", "public"], foreign["key"]["public"].clone()), "about another key"),
-        (edited(&["endorsement"], foreign["endorsement"].clone()), "not endorsed by this host's key"),
-        (edited(&["version"], json!(2)), "written in format 2"),
+        (
+            edited(&["active", "key", "public"], foreign["active"]["key"]["public"].clone()),
+            "names another key than it holds",
+        ),
+        (
+            edited(&["active", "endorsement"], foreign["active"]["endorsement"].clone()),
+            "not endorsed by this host's key",
+        ),
+        (edited(&["active", "activated"], json!(1)), "is not the latest"),
+        (edited(&["version"], json!(3)), "written in format 3"),
     ];
     for (text, wanted) in cases {
         fs::write(host.path(FILE), &text).unwrap();

@@ -42,7 +42,8 @@ pub(super) async fn handle_command(
         KeyAction::CreateRecoveryKey(_)
         | KeyAction::ConfirmRecoveryKey { .. }
         | KeyAction::RemoveTenant { .. }
-        | KeyAction::Rotate { .. } => {
+        | KeyAction::Rotate { .. }
+        | KeyAction::RotateRsa { .. } => {
             KeyCommand { action, requested_by }.reject(KeyCommandError::KeysNotOpen);
             None
         }

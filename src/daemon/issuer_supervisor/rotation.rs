@@ -1,26 +1,25 @@
-//! Third phase: rotates the issuing keys on schedule and on an administrator's command.
+//! Third phase: rotates the issuing keys, and the RSA key ([`super::rsa_key`]), on schedule and on an administrator's
+//! command.
 //!
 //! A step that fails, because the TPM is unavailable or the disk is full, is retried every 10 s; the active
 //! key keeps signing meanwhile, beyond its rotation time if necessary. A step takes effect once its file is
 //! on disk, and is recorded then.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::context::IssuerContext;
-use super::rsa_key;
+use super::key_changes::{MAX_POLL_INTERVAL, Rotation, rotation_result};
+use super::rsa_creation::RsaCreation;
 use crate::agents::AgentSet;
 use crate::audit::Event;
-use crate::clock::Timestamp;
-use crate::daemon::audit_ext::record_completed_key_event;
 use crate::daemon::watch_ext::set_if_changed;
 use crate::issue::{
-    Error, HostKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, KeyEvent, LoadedKeys,
-    RotationOutcome, RotationResult, RotationUrgency, RsaSigningKey,
+    Error, HostKeys, KeyAction, KeyChange, KeyCommand, KeyCommandError, LoadedKeys, RotationOutcome,
+    RotationResult, RotationUrgency,
 };
 use crate::keystore::{RecoveryKey, SealStatus};
 use crate::tpm::{StateKind, Tpm};
@@ -29,8 +28,6 @@ use crate::tpm::{StateKind, Tpm};
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Delay before the attempt to replace a revoked key is repeated: nothing is signed in the meantime.
 const URGENT_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Longest wait before the schedule is read again, because the wall clock may have been set meanwhile.
-const MAX_POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Runs the phase until the daemon stops.
 pub(super) async fn rotate_keys(
@@ -42,11 +39,7 @@ pub(super) async fn rotate_keys(
     let LoadedKeys { keys, changes } = loaded;
     context.deps.enrollment.set_keystore(keys.keystore().clone());
     let mut seal_status = keys.keystore().seal_status();
-    let mut rsa_key_missing = keys.rsa_key().is_none();
-    let host_key = keys.host_key_ref();
-    let rsa_key = rsa_key::obtain(context, tpm, &host_key);
-    tokio::pin!(rsa_key);
-    let mut rotation = Rotation { context, tpm, keys };
+    let mut rotation = Rotation { context, tpm, keys, rsa_creation: RsaCreation::default() };
     let mut clock_changed = context.deps.clock.subscribe();
     let mut agents_changed = context.deps.agents.subscribe();
     let mut revocations_changed = context.deps.revocations.subscribe();
@@ -55,7 +48,7 @@ pub(super) async fn rotate_keys(
         clock_changed.borrow_and_update();
         agents_changed.borrow_and_update();
         revocations_changed.borrow_and_update();
-        let pause = rotation.run_due_steps().await;
+        let pause = rotation.run_due_steps().await.min(rotation.run_rsa_steps().await);
         publish_seal_status(context, seal_status.borrow_and_update().clone());
         tokio::select! {
             () = context.stop.cancelled() => return,
@@ -63,24 +56,14 @@ pub(super) async fn rotate_keys(
             // The last file encrypted under the previous key-encryption key has been rewritten.
             Ok(()) = seal_status.changed() => {}
             Ok(()) = clock_changed.changed() => {}
-            // Agents may name tenants that have no keys yet.
+            // Agents may name tenants that have no keys yet, and a grant may need RS256.
             Ok(()) = agents_changed.changed() => {}
-            // An issuing key may be among them.
+            // A key may be among them.
             Ok(()) = revocations_changed.changed() => {}
-            key = &mut rsa_key, if rsa_key_missing => {
-                rsa_key_missing = false;
-                rotation.set_rsa_key(key);
-            }
+            key = rotation.rsa_creation.finished() => rotation.add_rsa_key(key).await,
             Some(command) = commands.recv() => rotation.handle_command(command).await,
         }
     }
-}
-
-/// The loaded keys, and what changing them needs.
-struct Rotation<'a> {
-    context: &'a IssuerContext,
-    tpm: &'a Tpm,
-    keys: HostKeys,
 }
 
 impl Rotation<'_> {
@@ -139,6 +122,9 @@ impl Rotation<'_> {
                     );
                 }
                 let _ = reply.send(result);
+            }
+            KeyAction::RotateRsa { urgency, reply } => {
+                self.handle_rsa_rotation(urgency, requested_by, reply).await;
             }
             KeyAction::RemoveTenant { tenant, reply } => {
                 let _ = reply.send(self.remove_tenant(&tenant, &requested_by).await);
@@ -232,38 +218,6 @@ impl Rotation<'_> {
         Ok(())
     }
 
-    fn set_rsa_key(&mut self, key: Arc<RsaSigningKey>) {
-        self.keys.set_rsa_key(Some(key));
-        match self.keys.issuer_state() {
-            Ok(issuer_state) => self.context.deps.issuer.set_state(issuer_state),
-            Err(e) => tracing::error!("the RSA key is not used: {e}"),
-        }
-    }
-
-    async fn activate(&self, events: &[KeyEvent], suffix: &str) -> Result<(), Error> {
-        self.context.deps.issuer.set_state(self.keys.issuer_state()?);
-        self.record_changes(events, suffix).await;
-        Ok(())
-    }
-
-    async fn record_changes(&self, events: &[KeyEvent], suffix: &str) {
-        for KeyEvent { tenant, change } in events {
-            let (event, kid, description) = describe(change);
-            let owner = tenant.as_ref().map(|tenant| format!(" of tenant {tenant}")).unwrap_or_default();
-            let kind = match change {
-                KeyChange::KekCreated { .. } => "key-encryption key",
-                _ => "issuing key",
-            };
-            let message = format!("{kind} {kid}{owner} {description}{suffix}");
-            let (audit, tenant) = (&self.context.deps.audit, tenant.as_deref());
-            record_completed_key_event(audit, event, kid, tenant, &message).await;
-        }
-    }
-
-    fn ensure_auditable(&self) -> Result<(), KeyCommandError> {
-        self.context.deps.audit.ensure_writable().map_err(KeyCommandError::audit)
-    }
-
     /// Publishes why a due step is not taken (`None`: it is), and logs each reason once.
     fn report_blocked(&self, reason: Option<String>) {
         if let Some(reason) = set_if_changed(&self.context.status.rotation_blocked_reason, reason) {
@@ -275,36 +229,6 @@ impl Rotation<'_> {
             tracing::warn!("a change of the issuing keys is blocked, and {effect}: {reason}");
         }
     }
-}
-
-/// What a rotation did, after which the key `active` signs.
-fn rotation_result(
-    changes: Vec<KeyChange>,
-    active: String,
-    now: Timestamp,
-    immediately: bool,
-) -> RotationResult {
-    let mut result = RotationResult {
-        outcome: RotationOutcome::Activated,
-        kid: active,
-        active_from: now,
-        retired: None,
-        destroyed_early: None,
-    };
-    for change in changes {
-        match change {
-            KeyChange::Published { kid, active_from } if !immediately => {
-                let outcome = RotationOutcome::Published;
-                result = RotationResult { outcome, kid, active_from, retired: None, destroyed_early: None };
-            }
-            KeyChange::Retired { kid, .. } => result.retired = Some(kid),
-            KeyChange::Destroyed { kid, tokens_valid_until: Some(_) } => {
-                result.destroyed_early = Some(kid);
-            }
-            _ => {}
-        }
-    }
-    result
 }
 
 /// The tenants that agents name; `None` while the agents are not known.
@@ -326,32 +250,5 @@ fn publish_seal_status(context: &IssuerContext, seal_status: SealStatus) {
             "the keys are not sealed to the configured PCRs: the next firmware update would lock them; \
              create a recovery key first: hostbadge key recovery"
         );
-    }
-}
-
-fn describe(change: &KeyChange) -> (Event, &str, String) {
-    match change {
-        KeyChange::Published { kid, active_from } => {
-            (Event::KeyPublished, kid, format!("is published and signs from {active_from}"))
-        }
-        KeyChange::Activated { kid } => (Event::KeyActivated, kid, "signs from now on".to_owned()),
-        KeyChange::Retired { kid, destroyed_from } => {
-            (Event::KeyRetired, kid, format!("no longer signs and verifies until {destroyed_from}"))
-        }
-        KeyChange::Destroyed { kid, tokens_valid_until: None } => {
-            (Event::KeyDestroyed, kid, "is destroyed".to_owned())
-        }
-        KeyChange::KekCreated { kid, reason } => {
-            let text = format!("{reason}; tenants and compartments of credentials get other keys too");
-            (Event::KekCreated, kid, text)
-        }
-        KeyChange::Revoked { kid } => {
-            let effect = "its tokens no longer verify";
-            (Event::KeyDestroyed, kid, format!("was revoked and is destroyed: {effect}"))
-        }
-        KeyChange::Destroyed { kid, tokens_valid_until: Some(until) } => {
-            let effect = format!("its tokens, which are valid until {until} at most, no longer verify");
-            (Event::KeyDestroyed, kid, format!("is destroyed early, to make room: {effect}"))
-        }
     }
 }

@@ -69,8 +69,7 @@ async fn try_load(context: &IssuerContext, tpm: &Tpm) -> Result<(IssuerState, Lo
     let mut loaded =
         issue::load_or_create_keys(tpm, state_dir, issuer_config, *rotation_policy, seal_pcrs, clock).await?;
     // Before the first request, so that the published key set is complete from the start.
-    let host_key = loaded.keys.host_key_ref();
-    loaded.keys.set_rsa_key(rsa_key::load(context, tpm, &host_key).await);
+    rsa_key::load(context, tpm, &mut loaded.keys).await;
     make_keys_of_tenants(context, tpm, &mut loaded).await;
     Ok((loaded.keys.issuer_state()?, loaded))
 }

@@ -190,7 +190,7 @@ impl Keystore {
 
     async fn write_erasures(&self, file: &ErasureFile) -> Result<(), Error> {
         self.write_file(erasure_file::FILE_NAME, erasure_file::VERSION, file).await?;
-        self.erasure_key_report.send_replace(Some(file.report()));
+        self.erasure_key_reports.send_replace(file.reports());
         Ok(())
     }
 }

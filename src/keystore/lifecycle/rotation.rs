@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::error::Error;
 use super::super::kek_report::{KekReport, NewKek};
 use super::{Keystore, KeystoreState};
+use crate::clock::Timestamp;
 
 impl Keystore {
     /// Makes a new key-encryption key, if the current one is not sealed to the configured PCRs, or has been in use
@@ -42,11 +43,16 @@ impl Keystore {
     }
 
     /// The key-encryption keys: the host's latest, its previous one while there is one, those of
-    /// tenants, then the erasure key.
+    /// tenants, then the erasure key, and the next one while there is one.
     pub fn kek_reports(&self) -> Vec<KekReport> {
         let mut reports = self.host_kek_reports.borrow().clone();
         reports.extend(self.tenant_kek_reports.borrow().iter().cloned());
-        reports.extend(self.erasure_key_report.borrow().iter().cloned());
+        reports.extend(self.erasure_key_reports.borrow().iter().cloned());
         reports
+    }
+
+    /// When the host key and the first key-encryption key were made; `None` where that is not known.
+    pub(crate) fn host_keys_made(&self) -> Option<Timestamp> {
+        self.initial_kek_made
     }
 }
