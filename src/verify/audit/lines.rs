@@ -15,9 +15,9 @@ const BUFFER_LEN: usize = 1 << 20;
 /// A longer line is none of the log. Earlier releases wrote lines of up to this length.
 const MAX_LINE_LEN: u64 = 2 * 1024 * 1024;
 /// The time of a record is one of its first members.
-const TIME_SEARCH_LEN: usize = 512;
+const TIME_SEARCH_LEN: usize = 1024;
 /// The event of a record is one of its first members.
-const EVENT_SEARCH_LEN: usize = 1024;
+const EVENT_SEARCH_LEN: usize = 2048;
 /// The length of a time, with microseconds.
 const TIME_LEN: usize = "2026-11-26T10:00:00.000000Z".len();
 
@@ -125,9 +125,17 @@ pub(super) fn parse(line: &[u8]) -> Option<ChainMembers> {
 }
 
 /// The text of the member `time`, whose texts are ordered as the times are. A quotation mark in a text of JSON is
-/// escaped, so what is found is a member.
-pub(super) fn time(line: &[u8]) -> Option<&[u8; TIME_LEN]> {
-    let rest = after(line, b"\"time\":\"", TIME_SEARCH_LEN)?;
+/// escaped, so what is found is a member. `place` is where it was in the line before, and is set to where it is.
+pub(super) fn time<'a>(line: &'a [u8], place: &mut usize) -> Option<&'a TimeText> {
+    const NAME: &[u8] = b"\"time\":\"";
+    let rest = match line.get(*place..).and_then(|rest| rest.strip_prefix(NAME)) {
+        Some(rest) => rest,
+        None => {
+            let rest = after(line, NAME, TIME_SEARCH_LEN)?;
+            *place = line.len() - rest.len() - NAME.len();
+            rest
+        }
+    };
     let text = rest.first_chunk::<TIME_LEN>()?;
     (rest.get(TIME_LEN) == Some(&b'"')).then_some(text)
 }
@@ -166,12 +174,15 @@ mod tests {
             assert!(!begins_as_next(line, (seq + 1) * 10, &[0xab; 32]));
             let parsed = parse(line).unwrap();
             assert_eq!(parsed, ChainMembers { seq: seq + 1, prev: [0xab; 32], event: "x".into() });
-            assert_eq!(time(line).unwrap(), b"2026-11-26T10:00:00.000001Z");
+            for mut place in [0, 7, 90, usize::MAX] {
+                assert_eq!(time(line, &mut place).unwrap(), b"2026-11-26T10:00:00.000001Z");
+                assert!(line[place..].starts_with(b"\"time\":"));
+            }
             assert!(is_event(line, "x") && !is_event(line, "") && !is_event(line, "xy"));
         }
         assert!(!begins_as_next(b"{\"v\":1,\"seq\":1,\"prev\":\"", 1, &[0; 32]));
         for line in [&b"[1,1]"[..], b"{}", b"", b"{\"v\":2,\"seq\":1,\"prev\":\"00\"}", b"\xff"] {
-            assert_eq!((parse(line), time(line)), (None, None));
+            assert_eq!((parse(line), time(line, &mut 0)), (None, None));
         }
     }
 }

@@ -49,6 +49,8 @@ pub(super) struct Scan {
     pub(super) first_seq: Option<u64>,
     /// The tree; its `seq` and `head` are those of the state that it began with.
     pub(super) tree: Option<TreeState>,
+    /// Where the time was in the last line.
+    time_place: usize,
     /// The latest time of a record.
     latest_time: Option<TimeText>,
     jump: Option<ClockJump>,
@@ -145,7 +147,7 @@ impl Scan {
     }
 
     fn note_time(&mut self, line: &[u8], seq: u64, (file, number): (&str, u64)) {
-        let Some(now) = time(line) else { return };
+        let Some(now) = time(line, &mut self.time_place) else { return };
         self.first_uncovered.get_or_insert(*now);
         if let Some(jump) = &self.jump {
             if is_event(line, "clock-changed") || is_event(line, "clock-accepted") {
