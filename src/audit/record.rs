@@ -389,6 +389,11 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// Whether the record states the policies by which it was decided.
+    pub(super) fn has_policy(&self) -> bool {
+        self.policy.is_some()
+    }
+
     /// Returns the members of the JSON object without the opening brace; the chain's members come before
     /// them. The first one is `clock`, unless the clock is synchronized: `time` may be wrong then.
     pub(super) fn to_json_members(&self, clock: ClockSync) -> serde_json::Result<Vec<u8>> {

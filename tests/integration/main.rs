@@ -49,6 +49,7 @@ mod openapi;
 mod peers;
 mod policies;
 mod policy_binding;
+mod policy_changes;
 mod policy_commands;
 mod posture;
 mod readme;
