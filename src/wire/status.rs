@@ -321,7 +321,8 @@ pub struct AuditStatus {
     /// The directory with the log's files. Daemons before `audit query` do not tell it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
-    /// The checkpoints by the TPM.
+    /// The checkpoints by the TPM. Daemons that make none do not tell it.
+    #[serde(default)]
     pub checkpoint: CheckpointStatus,
 }
 
