@@ -10,6 +10,7 @@ mod activity;
 mod activity_reader;
 mod backwards;
 mod chain;
+mod check_lines;
 mod event;
 mod files;
 mod forecast;
@@ -51,6 +52,7 @@ use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, UnknownUnit};
 pub use activity_reader::ActivityReader;
+pub use check_lines::check_lines;
 pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;

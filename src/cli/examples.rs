@@ -109,6 +109,12 @@ pub(super) const HYGIENE: &str = "Examples:
   hostbadge hygiene /home /srv --json | jq -r .findings[].path
   hostbadge hygiene . --no-environ --no-units --no-histories";
 
+pub(super) const SELFTEST: &str = "Examples:
+  hostbadge selftest
+  hostbadge selftest --json | jq '.attempts[] | select(.result == \"hole\")'
+  hostbadge selftest --only stranger --only smuggled-headers
+  systemctl start hostbadge-selftest.service";
+
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event

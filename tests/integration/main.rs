@@ -62,6 +62,7 @@ mod rotation_load;
 mod rsa_rotation;
 mod script_agents;
 mod secrets_in_memory;
+mod selftest;
 mod signals;
 mod signing_chain;
 mod status_lists;
