@@ -19,6 +19,7 @@ mod command_output;
 mod commands;
 mod common;
 mod container_matches;
+mod controls;
 mod credentials;
 mod disk_failures;
 mod ek_certificates;
