@@ -115,6 +115,16 @@ pub(super) const SELFTEST: &str = "Examples:
   hostbadge selftest --only stranger --only smuggled-headers
   systemctl start hostbadge-selftest.service";
 
+pub(super) const METRICS: &str = "Examples:
+  hostbadge metrics
+  hostbadge metrics --agents 20 --json | jq '.[] | select(.name == \"hostbadge_agent_granted_total\")'
+  hostbadge metrics --admin-socket /run/hostbadge/metrics.sock --textfile /run/hostbadge-metrics/hostbadge.prom";
+
+pub(super) const TOP: &str = "Examples:
+  hostbadge top
+  hostbadge top --once
+  hostbadge top --json | jq -r '.alerts[]'";
+
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event
