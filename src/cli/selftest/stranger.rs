@@ -54,6 +54,12 @@ pub(super) fn run(context: &Context, attempts: &mut Attempts) {
     }
     let steps = [Step::Connect(context.admin_socket.clone()), Step::get("/v1/status")];
     judge(context, attempts, "status over the admin socket", &steps);
+    // Another release of the daemon has none.
+    let metrics = context.agent_socket.with_file_name("metrics.sock");
+    if metrics.exists() {
+        let steps = [Step::Connect(metrics), Step::get("/v1/metrics")];
+        judge(context, attempts, "metrics over the metrics socket", &steps);
+    }
 }
 
 fn no_socket(attempts: &mut Attempts, attempt: &str, socket: &std::path::Path) {
