@@ -182,7 +182,7 @@ fn each_command_of_a_control_works_on_a_host() {
         }
         let output = run.output().unwrap();
         let text = String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned();
-        assert!(output.status.success() && !output.stdout.is_empty(), "{command}: {}: {text}", output.status);
+        assert!(output.status.success(), "{command}: {}: {text}", output.status);
     }
 }
 

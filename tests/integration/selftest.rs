@@ -85,11 +85,13 @@ fn a_host_without_agents_has_no_hole_and_is_not_changed() {
     require_root();
     let mut host = Host::new();
     host.start();
-    let before = (files(&host.path("state")), files(&host.path("etc")));
+    // The manifest lists the digests of all other state but what is written from time to time.
+    let state = || fs::read(host.path("state/ledger.json")).unwrap();
+    let before = (state(), files(&host.path("etc")));
     let (status, report) = run(&host, &[]);
     assert_eq!(with_result(&report, "hole"), Vec::<String>::new(), "{report}");
     assert_eq!((status, &report["holes"], &report["agent"]), (0, &json!(0), &json!(null)));
-    assert!((files(&host.path("state")), files(&host.path("etc"))) == before, "the host was changed");
+    assert!((state(), files(&host.path("etc"))) == before, "the host was changed");
     let skipped = with_result(&report, "skipped");
     // Nothing that takes an agent counts as withstood.
     for attempt in
@@ -230,7 +232,9 @@ fn an_older_file_and_an_altered_log_are_holes() {
     let older = fs::read(host.path("state/issuing.json")).unwrap();
     let older_manifest = fs::read(host.path("state/ledger.json")).unwrap();
     assert!(host.hostbadge(&["key", "rotate"]).status.success());
-    assert_eq!(host.post("/v1/token", json!({ "audience": AUDIENCE })).status, 200);
+    for _ in 0..3 {
+        assert_eq!(host.post("/v1/token", json!({ "audience": AUDIENCE })).status, 200);
+    }
     assert_eq!(run(&host, &words).0, 0);
     host.stop();
 

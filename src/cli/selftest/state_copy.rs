@@ -1,6 +1,7 @@
 //! An older copy of the state, compared with the state manifest. No daemon is started on a copy: it would have the TPM
 //! count, and the state of this host would be the older one.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -49,9 +50,10 @@ pub(super) fn run(context: &Context, attempts: &mut Attempts) {
     match &context.remember {
         None => attempts.skipped(attempt, "no file is named by --remember"),
         Some(file) => {
-            judge_generation(attempts, attempt, &manifest, remembered(file));
-            let kept = serde_json::to_vec(&manifest).unwrap_or_default();
-            if let Err(e) = write_file(file, &kept, 0o600) {
+            // An older state does not replace the later one, so that each self-test reports it.
+            let is_kept = judge_generation(attempts, attempt, &manifest, remembered(file));
+            let text = serde_json::to_vec(&manifest).unwrap_or_default();
+            if is_kept && let Err(e) = write_file(file, &text, 0o600) {
                 attempts.skipped("keeping the state manifest for the next self-test", e.to_string());
             }
         }
@@ -105,33 +107,40 @@ fn remembered(file: &Path) -> Result<Option<Manifest>, String> {
     }
 }
 
-/// Each change of the state has a higher generation, which the TPM counts.
+/// Each change of the state has a higher generation, which the TPM counts. Returns whether the next self-test compares
+/// with this state.
 fn judge_generation(
     attempts: &mut Attempts,
     attempt: &str,
     now: &Manifest,
     before: Result<Option<Manifest>, String>,
-) {
+) -> bool {
     let before = match before {
-        Err(why) => return attempts.skipped(attempt, why),
-        Ok(None) => return attempts.skipped(attempt, "this is the first self-test; the next one compares"),
+        Err(why) => {
+            attempts.skipped(attempt, why);
+            return false;
+        }
+        Ok(None) => {
+            attempts.skipped(attempt, "this is the first self-test; the next one compares");
+            return true;
+        }
         Ok(Some(before)) => before,
     };
     if before.counter != now.counter {
-        return attempts
-            .skipped(attempt, "an administrator accepted the state since: the TPM has another counter");
+        attempts.skipped(attempt, "an administrator accepted the state since: the TPM has another counter");
+        return true;
     }
     let (then, now_at) = (before.generation, now.generation);
-    let is_changed = before.files != now.files;
-    if now_at < then {
-        attempts.judge(attempt, false, format!("generation {now_at} is older than {then}"));
-    } else if now_at == then && is_changed {
-        let detail =
-            format!("other files in the same generation {now_at}: the TPM would accept the older ones");
-        attempts.judge(attempt, false, detail);
-    } else {
-        attempts.judge(attempt, true, format!("generation {now_at}, {then} then"));
-    }
+    let (withstood, detail) = match now_at.cmp(&then) {
+        Ordering::Less => (false, format!("generation {now_at} is older than {then}")),
+        Ordering::Equal if before.files != now.files => (
+            false,
+            format!("other files in the same generation {now_at}: the TPM would accept the older ones"),
+        ),
+        _ => (true, format!("generation {now_at}, {then} then")),
+    };
+    attempts.judge(attempt, withstood, detail);
+    withstood
 }
 
 #[cfg(test)]
@@ -153,8 +162,9 @@ mod tests {
             (Manifest { counter: 8, ..manifest(1, "b") }, manifest(5, "a"), Outcome::Skipped),
         ] {
             let mut attempts = Attempts::new();
-            judge_generation(&mut attempts, "x", &now, Ok(Some(before)));
+            let is_kept = judge_generation(&mut attempts, "x", &now, Ok(Some(before)));
             assert_eq!(attempts.results("x"), [outcome], "{now:?}");
+            assert_eq!(is_kept, outcome != Outcome::Hole, "an older state does not replace the later one");
         }
     }
 
