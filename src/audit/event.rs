@@ -1,5 +1,6 @@
 //! The kinds of events: names in the audit log and `MESSAGE_ID`s in the journal's catalog.
 
+use serde::Serialize;
 use tracing::Level;
 
 macro_rules! events {
@@ -115,6 +116,56 @@ events! {
     TpmState "tpm-state" "ee265f497cda410184debd93eefe72db" WARN,
     TpmFlushFailed "tpm-flush-failed" "f17db79272a0449f81ac38a4c2a33287" INFO,
     WitSvidIssued "wit-svid-issued" "476085f3dfa14d408053163dbe285830" INFO,
+}
+
+/// What became of an event's subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// A process got what it asked for.
+    Granted,
+    /// A process did not get what it asked for.
+    Refused,
+    /// The event took place.
+    Done,
+    /// The daemon could not do what it tried to.
+    Failed,
+}
+
+impl Event {
+    /// Returns the outcome that a record of this event has.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Event::RequestRefused => Outcome::Refused,
+            Event::Attested
+            | Event::CertificateIssued
+            | Event::CredentialReleased
+            | Event::Introspected
+            | Event::NonceUsed
+            | Event::SvidIssued
+            | Event::TokenIssued
+            | Event::TokenRevoked
+            | Event::WitSvidIssued => Outcome::Granted,
+            Event::AdminGroupUnavailable
+            | Event::AgentsRejected
+            | Event::AuditDegraded
+            | Event::AuditFailed
+            | Event::CaBlocked
+            | Event::CertificateRecordsLost
+            | Event::CredentialsBlocked
+            | Event::FederationRejected
+            | Event::IssuerBlocked
+            | Event::JournalDropped
+            | Event::NameLookupFailed
+            | Event::PoliciesRejected
+            | Event::RevocationsBlocked
+            | Event::SwtpmExited
+            | Event::SwtpmStopFailed
+            | Event::TpmConnectionLost
+            | Event::TpmFlushFailed => Outcome::Failed,
+            _ => Outcome::Done,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,10 +13,15 @@ mod chain;
 mod check_lines;
 mod event;
 mod files;
+mod filter;
+mod fingerprint;
 mod forecast;
 mod forwards;
 mod health;
 mod history;
+mod index;
+mod index_filter;
+mod index_row;
 mod journal;
 mod layer;
 mod line;
@@ -29,6 +34,7 @@ mod record;
 mod recovery;
 mod reload;
 mod retention;
+mod search;
 mod suppressed;
 mod sync_gate;
 mod syncer;
@@ -43,7 +49,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::agents::{AgentChanges, AgentSet, AuthenticatedAgent};
+use crate::agents::{AgentChanges, AgentEntry, AgentSet, AuthenticatedAgent};
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
 use crate::credentials::ReleasedCredential;
@@ -55,12 +61,14 @@ use crate::revocation::Revocations;
 pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
 pub use check_lines::check_lines;
-pub use event::Event;
+pub use event::{Event, Outcome};
+pub use filter::{AuditQuery, PageStart};
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
 pub use metrics::AuditMetrics;
-pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
+pub use query::{AuditPage, SeqRange, read_page};
+pub use search::{FoundRecords, IndexUse, search_last};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
 pub use usage::{UsageReport, usage_lints};
@@ -205,14 +213,15 @@ impl Audit {
         Ok(Recorded(svid))
     }
 
-    /// Records a refusal, with the number of this caller's refusals that have no record. `tenant` is the agent's.
+    /// Records a refusal, with the number of this caller's refusals that have no record. `entry` is its agent as it is
+    /// registered.
     pub async fn record_refusal(
         &self,
         mut refusal: Refusal,
-        tenant: Option<&str>,
+        entry: Option<&AgentEntry>,
     ) -> Result<Recorded<Refusal>, AuditUnavailable> {
         let carried = self.suppressed.take_into(&mut refusal);
-        self.write_line(&Record::for_refusal(&refusal, tenant, self.clock.now()), Some(carried)).await?;
+        self.write_line(&Record::for_refusal(&refusal, entry, self.clock.now()), Some(carried)).await?;
         Ok(Recorded(refusal))
     }
 
@@ -381,7 +390,7 @@ impl Audit {
         record: &Record<'_>,
         carried: Option<CarriedCount>,
     ) -> Result<(), AuditUnavailable> {
-        let mut body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
+        let mut body = record.to_json_members(&self.clock).map_err(WriteError::from)?;
         if !record.has_policy()
             && let Some(set) = self.policies.get().and_then(|policies| policies.snapshot().id())
         {
@@ -412,7 +421,7 @@ impl Audit {
     /// disk that is full, the line is written before any other.
     fn record_finding(&self, event: Event, message: &str) {
         let record = Record::for_event(event, message, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             self.writer.0.write_first(body);
             self.health().metrics().count_record(event);
         }

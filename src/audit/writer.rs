@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::chain::ChainedLog;
 use super::event::Event;
 use super::health::{AuditHealth, SLOW_WRITE, WriteError};
+use super::index;
 use super::line::MAX_BODY_LEN;
 use super::record::Record;
 use super::recovery::Findings;
@@ -298,7 +299,7 @@ impl LogWriter {
                 let Some(removal) = removal else { return Ok(()) };
                 let event = Event::AuditFilesRemoved;
                 let record = Record::for_event(event, &removal.description, self.clock.now());
-                let body = record.to_json_members(self.clock.sync())?;
+                let body = record.to_json_members(&self.clock)?;
                 {
                     let mut log = lock(&self.log);
                     log.push_first_body(body);
@@ -306,7 +307,8 @@ impl LogWriter {
                 }
                 self.health.metrics().count_record(event);
                 tracing::info!(event = event.name(), "{}", removal.description);
-                removal.files.iter().try_for_each(std::fs::remove_file)
+                removal.files.iter().try_for_each(std::fs::remove_file)?;
+                index::remove_orphans(dir)
             });
         if let Err(e) = result {
             tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");
@@ -403,7 +405,7 @@ impl LogWriter {
             log.path().display()
         );
         let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             log.push_first_body(body);
             self.health.metrics().count_record(Event::AuditFileReplaced);
         }

@@ -30,7 +30,7 @@ pub use dev::{dev_config_path, init_dev_dir};
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
 pub use durations::{RawDuration, parse_duration};
-pub use escape::escape_unprintable;
+pub use escape::{escape_unprintable, escape_unprintable_json, is_escaped_in_json};
 pub use metrics::MetricsSection;
 use metrics::check_metrics;
 pub use policy::PolicySection;

@@ -76,6 +76,7 @@ impl IdentityService {
                 problem: self.audit.health().write_error().map(|error| error.to_string()),
                 disk_fault: self.audit.health().disk_fault().map(|error| error.to_string()),
                 filling: self.audit.health().filling_warning(),
+                directory: Some(deps.audit_dir.display().to_string()),
             },
             journal: JournalStatus {
                 sink: self.audit.journal().sink_name().to_owned(),

@@ -318,6 +318,9 @@ pub struct AuditStatus {
     /// When the disk will be full; absent where it will not be within a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filling: Option<String>,
+    /// The directory with the log's files. Daemons before `audit query` do not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
 }
 
 /// The journal.
