@@ -7,6 +7,8 @@ mod agents_d;
 mod agents_missing;
 mod attestation;
 mod audit;
+mod audit_checkpoints;
+mod audit_clients;
 mod audit_export;
 mod audit_kept;
 mod audit_query;

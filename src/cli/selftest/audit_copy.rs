@@ -1,50 +1,72 @@
-//! A copy of the end of the audit log is altered, and its chain is checked.
+//! A copy of the end of the audit log is altered, and verified as `hostbadge verify audit --chain-only --partial` does it.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+
 use super::attempts::Attempts;
 use super::context::Context;
-use crate::audit::check_lines;
+use crate::verify::audit::{AuditOptions, verify_audit};
 
 /// How much of the newest file is copied, from its end.
 const MAX_COPY_LEN: u64 = 1024 * 1024;
 /// With fewer records, nothing can be altered between others.
 const MIN_RECORDS: usize = 4;
 
+/// How many records are verified, or what is wrong with them.
+type Verified = Result<u64, String>;
+
 pub(super) fn run(context: &Context, attempts: &mut Attempts) {
     let attempt = "the end of the audit log";
+    let dir = context.workdir.path().join("audit");
     match copy(&context.audit) {
         Err(e) => attempts.skipped(attempt, format!("{}: {e}", context.audit.display())),
         Ok(records) if records.len() < MIN_RECORDS => {
-            attempts.skipped(
-                attempt,
-                format!("its newest file has {} records; {MIN_RECORDS} are needed", records.len()),
-            );
+            let count = records.len();
+            attempts
+                .skipped(attempt, format!("its newest file has {count} records; {MIN_RECORDS} are needed"));
         }
-        Ok(records) => judge(attempts, &records, &|text| check_lines(text)),
+        Ok(records) => judge(attempts, &records, &|records| verify(&dir, records)),
     }
 }
 
-/// Checks the records as they are, and each alteration of them.
-fn judge(attempts: &mut Attempts, records: &[Vec<u8>], check: &dyn Fn(&[u8]) -> Result<usize, usize>) {
+/// Verifies the records as they are, and each alteration of them.
+fn judge(attempts: &mut Attempts, records: &[Vec<u8>], verify: &dyn Fn(&[Vec<u8>]) -> io::Result<Verified>) {
     let attempt = "the end of the audit log as it is";
-    match check(&records.concat()) {
-        Ok(count) => {
-            attempts.judge(attempt, true, format!("{count} records, each with the digest of the one before"))
-        }
-        Err(line) => {
-            let detail = format!("record {line} of {} does not follow the one before", records.len());
-            return attempts.judge(attempt, false, detail);
-        }
+    match verify(records) {
+        Err(e) => return attempts.skipped(attempt, e.to_string()),
+        Ok(Err(fault)) => return attempts.judge(attempt, false, fault),
+        Ok(Ok(count)) => attempts.judge(attempt, true, format!("the chain of {count} records holds")),
     }
     for (what, altered) in alterations(records) {
-        match check(&altered.concat()) {
-            Ok(_) => attempts.judge(what, false, "the chain holds"),
-            Err(line) => attempts.judge(what, true, format!("found at record {line} of {}", altered.len())),
+        match verify(&altered) {
+            Err(e) => attempts.skipped(what, e.to_string()),
+            Ok(Err(fault)) => attempts.judge(what, true, fault),
+            Ok(Ok(_)) => attempts.judge(what, false, "the verification passes"),
         }
     }
+}
+
+/// Verifies records as a log of their own, in this directory.
+fn verify(dir: &Path, records: &[Vec<u8>]) -> io::Result<Verified> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        seq: u64,
+    }
+    fs::create_dir_all(dir)?;
+    let Some(first) = records.first() else { return Ok(Err("there are no records".to_owned())) };
+    let Numbered { seq } = serde_json::from_slice(first)?;
+    let file = dir.join(format!("{seq:020}.jsonl"));
+    fs::write(&file, records.concat())?;
+    let options = AuditOptions { chain_only: true, partial: true, ..AuditOptions::default() };
+    let report = verify_audit(dir, &options, &mut |_, _| {})?;
+    fs::remove_file(&file)?;
+    Ok(match report.first_bad() {
+        None => Ok(report.records),
+        Some(bad) => Err(format!("line {} of {}: {}", bad.line, records.len(), bad.message)),
+    })
 }
 
 fn alterations(records: &[Vec<u8>]) -> Vec<(&'static str, Vec<Vec<u8>>)> {
@@ -109,16 +131,16 @@ mod tests {
     #[test]
     fn an_alteration_that_is_not_found_is_a_hole() {
         let records: Vec<Vec<u8>> = (0..6).map(|n| format!("record {n}\n").into_bytes()).collect();
-        let original = records.concat();
         let mut attempts = Attempts::new();
-        judge(&mut attempts, &records, &|_| Ok(6));
+        judge(&mut attempts, &records, &|_| Ok(Ok(6)));
         assert_eq!(attempts.results("copy"), [Outcome::Hole; 4]);
         assert_eq!(attempts.results("as it is"), [Outcome::Held]);
         let mut attempts = Attempts::new();
-        judge(&mut attempts, &records, &|text| if text == original { Ok(6) } else { Err(3) });
+        let strict = |altered: &[Vec<u8>]| if altered == records { Ok(6) } else { Err("altered".to_owned()) };
+        judge(&mut attempts, &records, &|altered| Ok(strict(altered)));
         assert_eq!(attempts.results(""), [Outcome::Held; 5]);
         let mut attempts = Attempts::new();
-        judge(&mut attempts, &records, &|_| Err(2));
+        judge(&mut attempts, &records, &|_| Ok(Err("altered".to_owned())));
         assert_eq!(attempts.results(""), [Outcome::Hole], "the log itself is altered");
     }
 }

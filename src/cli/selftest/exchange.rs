@@ -59,9 +59,9 @@ pub(super) fn request(
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body.as_bytes())?;
-    read_answer(stream)
+    // At once: the daemon answers some requests before it has read their body, and then closes the connection.
+    let written = stream.write_all(format!("{head}{body}").as_bytes());
+    read_answer(stream).map_err(|e| written.err().unwrap_or(e))
 }
 
 /// Sends one request on a new connection.
