@@ -201,7 +201,7 @@ fn each_claim_of_the_threat_model_names_tests_that_exist() {
     let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| C")).collect();
     assert!(rows.len() > 20, "{}", rows.len());
     for row in rows {
-        assert!(row.contains("`tests/"), "{THREAT_MODEL}: no test shows {row}");
+        assert!(row.contains(".rs::"), "{THREAT_MODEL}: no test shows {row}");
     }
     assert!(Path::new(CONTROLS_PAGE).exists());
 }
