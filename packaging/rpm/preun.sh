@@ -1,6 +1,6 @@
 # On an upgrade the old daemon runs until postun restarts it.
 if [ "$1" -eq 0 ] && [ -d /run/systemd/system ]; then
     systemctl --no-reload disable --now hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-metrics.socket hostbadge-admin.socket hostbadged.service || :
-    systemctl --no-reload disable --now hostbadge-metrics.timer || :
+    systemctl --no-reload disable --now hostbadge-metrics.timer hostbadge-selftest.timer || :
     systemctl stop hostbadge-reader.socket || :
 fi

@@ -10,6 +10,7 @@ mod activity;
 mod activity_reader;
 mod backwards;
 mod chain;
+mod checkpoint_status;
 mod event;
 mod files;
 mod filter;
@@ -39,6 +40,7 @@ mod sync_gate;
 mod syncer;
 mod text;
 mod trail;
+mod tree;
 mod usage;
 mod used_record;
 mod writer;
@@ -59,6 +61,7 @@ use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
+pub use checkpoint_status::{CheckpointReport, CheckpointStatus};
 pub use event::{Event, Outcome};
 pub use filter::{AuditQuery, PageStart};
 pub use health::{AuditHealth, WriteError};
@@ -69,6 +72,7 @@ pub use query::{AuditPage, SeqRange, read_page};
 pub use search::{FoundRecords, IndexUse, search_last};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
+pub use tree::{LogHead, append_checkpoint, append_earlier_checkpoint, append_keys};
 pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
@@ -126,6 +130,7 @@ pub struct Audit {
     /// The number of the first record of this process.
     first_seq: u64,
     journal: Journal,
+    checkpoints: CheckpointStatus,
     clock: Clock,
 }
 
@@ -147,6 +152,7 @@ impl Audit {
             activity: Activity::new(clock.clone()),
             first_seq: writer_seq + 1,
             journal,
+            checkpoints: CheckpointStatus::default(),
             clock,
         };
         // The record of skipped numbers is the line after them.
@@ -155,6 +161,9 @@ impl Audit {
         }
         if let Some(message) = findings.gaps {
             audit.record_finding(Event::AuditGap, &message);
+        }
+        if let Some(message) = findings.restarted {
+            audit.record_finding(Event::AuditTreeRestarted, &message);
         }
         Ok(audit)
     }
@@ -342,6 +351,16 @@ impl Audit {
     /// Returns the state of the log and its disk.
     pub fn health(&self) -> &AuditHealth {
         self.writer.0.health()
+    }
+
+    /// The last record and the tree over the records; `None` while a line is being written.
+    pub fn head(&self) -> Option<LogHead> {
+        self.writer.0.head()
+    }
+
+    /// What is known of the checkpoints.
+    pub fn checkpoints(&self) -> &CheckpointStatus {
+        &self.checkpoints
     }
 
     /// How many lines wait to be written.

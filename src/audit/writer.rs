@@ -26,6 +26,7 @@ use super::retention;
 use super::suppressed::CarriedCount;
 use super::sync_gate::SyncGate;
 use super::syncer::Syncer;
+use super::tree::{LogHead, remove_entries};
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
 use crate::critical::spawn_critical;
@@ -159,6 +160,11 @@ impl LogWriter {
             self.work_available.notify_one();
         }
         Ok(Some(result))
+    }
+
+    /// The last record and the tree; `None` while a thread has the log.
+    pub(super) fn head(&self) -> Option<LogHead> {
+        self.try_lock_log().map(|log| log.head())
     }
 
     /// Returns how many lines wait to be written.
@@ -307,7 +313,10 @@ impl LogWriter {
                 }
                 self.health.metrics().count_record(event);
                 tracing::info!(event = event.name(), "{}", removal.description);
-                removal.files.iter().try_for_each(std::fs::remove_file)?;
+                removal.files.iter().try_for_each(|file| {
+                    std::fs::remove_file(file)?;
+                    remove_entries(file)
+                })?;
                 index::remove_orphans(dir)
             });
         if let Err(e) = result {

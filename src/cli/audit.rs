@@ -1,4 +1,4 @@
-//! `hostbadge audit tail|query|export|lifecycle`.
+//! `hostbadge audit tail|query|export|lifecycle|prove`.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::audit_export;
 use super::audit_lifecycle;
+use super::audit_prove;
 use super::audit_query;
 use super::audit_tail;
 use super::common::CommonArgs;
@@ -24,6 +25,12 @@ pub(super) enum AuditSubcommand {
     /// Name agents, units and grants that may have to be ended or completed; exit status 1 if there is something
     #[command(after_long_help = audit_lifecycle::KINDS)]
     Lifecycle(audit_lifecycle::LifecycleArgs),
+    /// Prove that one record is in the log, without showing the others: the record, an inclusion proof and the
+    /// checkpoint, in the form of c2sp.org/tlog-proof
+    ///
+    /// A leaf of the tree is the SHA-256 digest of a record's line. The proof is made from the files of the log, so that
+    /// the daemon is not asked.
+    Prove(audit_prove::ProveArgs),
 }
 
 pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Result<ExitCode, CliError> {
@@ -32,5 +39,6 @@ pub(super) async fn run(common: &CommonArgs, subcommand: &AuditSubcommand) -> Re
         AuditSubcommand::Query(args) => audit_query::run(common, args).await,
         AuditSubcommand::Export(args) => audit_export::run(common, args).await,
         AuditSubcommand::Lifecycle(args) => audit_lifecycle::run(common, args).await,
+        AuditSubcommand::Prove(args) => audit_prove::run(common, args),
     }
 }

@@ -13,6 +13,7 @@ mod audit_cursor;
 mod audit_export;
 mod audit_filters;
 mod audit_lifecycle;
+mod audit_prove;
 mod audit_query;
 mod audit_sink;
 mod audit_tail;
@@ -51,6 +52,7 @@ mod recovery_key;
 mod renewal;
 mod report;
 mod revoke;
+mod selftest;
 mod status;
 mod table;
 mod tenant;
@@ -58,6 +60,7 @@ mod tenant_args;
 mod token;
 mod top;
 mod verify;
+mod verify_audit;
 mod verify_receipt;
 mod verify_token;
 mod watch;
@@ -139,6 +142,13 @@ enum CliSubcommand {
     /// found; 1: something was found; 2: a path cannot be looked at. What cannot be read is named on standard error.
     #[command(after_long_help = examples::HYGIENE)]
     Hygiene(hygiene::HygieneArgs),
+    /// Attack this host as its other processes could, without changing it, and print what it withstood (root only)
+    ///
+    /// Run it on a host in use. It registers no agent and changes no file of the daemon; what the daemon decides is in
+    /// the audit log, as for every caller. What needs a token or evidence is skipped unless this process is an agent.
+    /// Exit status 0: no hole was found; 1: a hole was found; 2: another user than root runs it; 3: no daemon answers.
+    #[command(after_long_help = examples::SELFTEST)]
+    Selftest(selftest::SelftestArgs),
     /// Show tenants and their quotas, and remove one (administrators)
     #[command(subcommand, after_long_help = examples::TENANT)]
     Tenant(tenant::TenantSubcommand),
@@ -164,7 +174,7 @@ enum CliSubcommand {
     /// Export public documents for relying parties
     #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
-    /// Verify tokens, evidence and receipts, without daemon and TPM
+    /// Verify tokens, evidence, receipts and audit logs, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Tell whether a token of this host, which is read from standard input, is valid now; exit status 1 if it is not
@@ -236,6 +246,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
         CliSubcommand::Leak(arguments) => leak::run(common, &arguments).await,
         CliSubcommand::Hygiene(arguments) => hygiene::run(common, &arguments),
+        CliSubcommand::Selftest(arguments) => selftest::run(common, &arguments).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,
         CliSubcommand::Freeze(arguments) => revoke::freeze(common, &arguments).await,

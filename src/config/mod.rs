@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
-pub use audit::{AuditSection, AuditSync, KeepLimits};
+pub use audit::{AuditSection, AuditSync, CheckpointSettings, KeepLimits};
 use checks::{
     check_certificates, check_issuer, check_keys, check_limits, check_seal, check_tokens, check_trust_domain,
 };

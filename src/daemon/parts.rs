@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::activity_loader::ActivityDeps;
 use super::ca_manager::CaDeps;
+use super::checkpointer::CheckpointDeps;
 use super::credential_manager::CredentialDeps;
 use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
@@ -179,6 +180,19 @@ impl Parts {
             audit_dir: config.paths.audit.clone(),
             agents: self.agents.clone(),
             revocations: self.revocations.clone(),
+        }
+    }
+
+    /// For the component that makes checkpoints.
+    pub fn checkpoint_deps(&self, config: &Config, issuer: &IssuerHandle) -> CheckpointDeps {
+        CheckpointDeps {
+            settings: config.audit.checkpoint_settings(),
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            state_dir: config.paths.state.clone(),
+            clock: self.clock.clone(),
+            tpm: issuer.tpm.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
         }
     }
 
