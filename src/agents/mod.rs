@@ -9,6 +9,7 @@
 
 mod advice;
 mod agent_set;
+mod anomaly;
 mod approval;
 mod changes;
 mod compared_agents;
@@ -50,6 +51,7 @@ mod unit_files;
 mod unit_name;
 
 pub use agent_set::AgentSet;
+pub use anomaly::AgentAnomaly;
 pub use approval::{Administrator, ApprovalError, Held, PendingChange, ReloadBy};
 pub use changes::{AgentChanges, MAX_LISTED_NAMES};
 pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessComparison};

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::ser::SerializeStruct;
 
 use crate::agents::AuthenticatedAgent;
+use crate::anomaly::Alert;
 use crate::clock::{ClockSync, Timestamp};
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
@@ -52,6 +53,9 @@ pub(super) struct Record<'a> {
     active: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<ErrorCode>,
+    /// The rule that found something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -76,8 +80,16 @@ pub(super) struct Noted<'a> {
     pub(super) agent: Option<&'a str>,
     /// Audiences, separated by spaces.
     pub(super) audience: Option<&'a str>,
+    /// Its tenant.
+    pub(super) tenant: Option<&'a str>,
+    /// The name of the credential.
+    pub(super) credential: Option<&'a str>,
+    /// The identifier of the token.
+    pub(super) jti: Option<&'a str>,
     pub(super) expires: Option<Timestamp>,
     pub(super) reason: Option<ErrorCode>,
+    /// Refusals before this one that have no record.
+    pub(super) suppressed: u64,
     /// The calling process.
     pub(super) peer: &'a Peer,
     /// The agent that got something.
@@ -150,6 +162,7 @@ impl<'a> Record<'a> {
             exp: None,
             active: None,
             reason: None,
+            rule: None,
             detail: None,
             suppressed: 0,
             posture: None,
@@ -349,6 +362,24 @@ impl<'a> Record<'a> {
         Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
     }
 
+    /// An event without a caller that concerns one agent.
+    pub(super) fn for_agent_event(
+        event: Event,
+        agent: &'a str,
+        tenant: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record { agent: Some(name(agent)), ..Record::for_tenant_event(event, tenant, detail, time) }
+    }
+
+    /// What a rule found, or what follows from it.
+    pub(super) fn for_alert(event: Event, alert: &'a Alert, detail: &'a str, time: Timestamp) -> Record<'a> {
+        let rule = Some(alert.rule.name());
+        let tenant = alert.tenant.as_deref();
+        Record { rule, ..Record::for_agent_event(event, &alert.agent, tenant, detail, time) }
+    }
+
     /// An event without a caller that concerns one token.
     pub(super) fn for_token_event(
         event: Event,
@@ -377,8 +408,12 @@ impl<'a> Record<'a> {
             event: self.event,
             agent: self.agent.map(|agent| agent.whole()),
             audience: self.audience.map(|audience| audience.whole()),
+            tenant: self.tenant.map(|tenant| tenant.whole()),
+            credential: self.credential.map(|credential| credential.whole()),
+            jti: self.jti.map(|jti| jti.whole()),
             expires: self.exp.map(Timestamp::from_secs),
             reason: self.reason,
+            suppressed: self.suppressed,
             peer: self.peer?,
             subject: self.subject,
         })

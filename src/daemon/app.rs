@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::activity_loader::{self, ActivityHandle};
 use super::admin_group::{self, AdminGroupHandle};
+use super::anomaly_monitor::{self, AnomalyHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
 use super::clock_monitor::{self, ClockMonitorHandle};
@@ -85,6 +86,7 @@ struct App {
     revocations: RevocationHandle,
     status_lists: StatusListHandle,
     activity: ActivityHandle,
+    anomalies: AnomalyHandle,
     invocations: InvocationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
@@ -115,6 +117,7 @@ impl App {
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
         let status_lists = status_list_manager::spawn(parts.status_lists(), &mut startup);
         let activity = activity_loader::spawn(parts.activity_deps(&config));
+        let anomalies = anomaly_monitor::spawn(parts.anomaly_deps(&config));
         let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
         let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
@@ -136,6 +139,7 @@ impl App {
             revocations,
             status_lists,
             activity,
+            anomalies,
             invocations,
             posture,
             servers,
@@ -192,6 +196,7 @@ impl App {
         self.activity.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
+        self.anomalies.stop().await;
         self.invocations.stop().await;
         self.revocations.stop().await;
         self.status_lists.stop().await;

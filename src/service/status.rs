@@ -54,6 +54,7 @@ impl IdentityService {
                 let report = deps.status_lists.report();
                 StatusListsStatus { lists: report.lists, tokens: report.tokens, problem: report.problem }
             },
+            anomalies: self.anomalies_status(),
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),
                 gid: deps.admin_policy.group_number().ok(),
