@@ -60,6 +60,7 @@ bench: deps ## measure the time and memory of tokens and credentials, and TPM op
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench anomalies
 	$(CARGO) bench --locked --bench credentials
+	$(CARGO) bench --locked --bench metrics
 	$(CARGO) bench --locked --bench revocation
 	$(CARGO) bench --locked --bench status_lists
 	$(CARGO) bench --locked --bench workload

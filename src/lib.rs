@@ -46,6 +46,7 @@
 //! | [`clock`] | the time of day as a parameter |
 //! | `critical` | threads and tasks whose panic ends the daemon |
 //! | `digest`, [`error_class`] | SHA-256; classes of failures |
+//! | [`metrics`] | counters and histograms, and their text for Prometheus |
 //! | `stack` | overwrites what a call has left on the stack |
 //! | [`wiping_allocator`] | the allocator of both programs, which overwrites freed memory |
 //! | [`store`] | versioned state files that are replaced atomically; the lock of a directory |
@@ -156,6 +157,7 @@ pub(crate) mod invocations;
 pub mod issue;
 pub(crate) mod json;
 pub(crate) mod keystore;
+pub mod metrics;
 pub(crate) mod mutex;
 pub mod names;
 pub(crate) mod nearest;

@@ -1,5 +1,5 @@
 systemd-sysusers hostbadge.conf || :
-units="hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-admin.socket hostbadged.service"
+units="hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-metrics.socket hostbadge-admin.socket hostbadged.service"
 if [ "$1" -eq 1 ]; then
     # shellcheck disable=SC2086 # a list of words
     systemctl --no-reload preset $units >/dev/null 2>&1 || :

@@ -14,7 +14,7 @@ use crate::mutex::lock;
 use crate::store;
 
 use super::name::AgentName;
-use super::rights_diff::RightsDiff;
+use super::rights_changes::RightsDiff;
 
 const VERSION: u64 = 1;
 
@@ -48,7 +48,7 @@ pub enum ReloadBy {
 /// Files that wait for a second administrator.
 #[derive(Clone, Debug)]
 pub struct PendingChange {
-    /// Digest of the files' names and contents, 64 hexadecimal digits.
+    /// Digest of the names and contents of the files of agents, roles and policies, 64 hexadecimal digits.
     pub digest: String,
     /// Who asked for the reload; `None` after a start or SIGHUP, until an administrator does.
     pub requested_by: Option<Administrator>,

@@ -1,7 +1,8 @@
 //! What a reload changes.
 
 use super::agent_set::AgentSet;
-use super::rights_diff::RightsDiff;
+use super::beside::EvaluatedAttributes;
+use super::rights_changes::RightsDiff;
 
 /// Names of the agents that a reload added, changed or removed, each sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -27,10 +28,10 @@ impl AgentChanges {
 }
 
 impl AgentSet {
-    /// Compares this set with the previous one.
-    pub fn changes_since(&self, previous: &AgentSet) -> AgentChanges {
-        let mut changes =
-            AgentChanges { rights: RightsDiff::between(previous, self), ..AgentChanges::default() };
+    /// Compares this set with the previous one. `evaluates` says what the policies evaluate of an agent.
+    pub fn changes_since(&self, previous: &AgentSet, evaluates: EvaluatedAttributes) -> AgentChanges {
+        let rights = RightsDiff::between(previous, self, evaluates);
+        let mut changes = AgentChanges { rights, ..AgentChanges::default() };
         for entry in self.iter() {
             let name = entry.name.as_str();
             match previous.get(name) {
@@ -63,7 +64,7 @@ mod tests {
     fn lists_added_changed_and_removed() {
         let before = read(&[("a", 0), ("b", 0)]);
         let after = read(&[("a", 1), ("c", 0)]);
-        let changes = after.changes_since(&before);
+        let changes = after.changes_since(&before, EvaluatedAttributes::default());
         assert_eq!(
             (changes.added, changes.changed, changes.removed),
             (vec!["c".into()], vec!["a".into()], vec!["b".into()])

@@ -15,6 +15,7 @@ use super::lint_name::Lint;
 use super::overlap;
 use super::script_warnings::script_warnings;
 use super::unit_files::unit_lints;
+use super::user_unit_lints::user_unit_lints;
 
 impl AgentSet {
     /// Returns what is valid but probably not meant, each with file, line and fix: at most 1000. `names` are
@@ -83,8 +84,11 @@ impl AgentSet {
         let mut lints = self.warnings_with(&names);
         lints.extend(advice(self.with_origins(), &names, MAX_REPORTED));
         for (entry, origin) in self.with_origins() {
-            let of_unit = entry.selectors.unit.as_deref().map(unit_lints).unwrap_or_default();
-            lints.extend(of_unit.into_iter().map(|text| origin.diagnostic(text)));
+            let selectors = &entry.selectors;
+            let of_unit = selectors.unit.as_deref().map(unit_lints).into_iter();
+            let user_unit = selectors.user_unit.as_deref();
+            let of_user_unit = user_unit.map(|unit| user_unit_lints(unit, selectors.user.as_ref()));
+            lints.extend(of_unit.chain(of_user_unit).flatten().map(|text| origin.diagnostic(text)));
             if lints.len() >= MAX_REPORTED {
                 break;
             }

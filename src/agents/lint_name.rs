@@ -81,6 +81,8 @@ lints! {
     NoAgents "no-agents",
     /// The host has no recovery key.
     NoRecoveryKey "no-recovery-key",
+    /// Tokens have no status in a status list.
+    NoStatusList "no-status-list",
     /// The agent requested nothing.
     UnusedAgent "unused-agent",
     /// Nothing was issued for an audience.

@@ -17,8 +17,10 @@ use crate::plural::counted;
 
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
 use super::approval::{ApprovalError, ApprovalGate, Held, PendingChange, ReloadBy};
+use super::beside::{ReadBeside, joined_digest};
 use super::changes::AgentChanges;
 use super::registrations::Registrations;
+use super::rights_changes::RightsDiff;
 use super::source::AgentSource;
 
 /// Warnings of one reload that are logged; `hostbadge agent check` prints all.
@@ -89,15 +91,19 @@ impl AgentRegistry {
     /// from `roles.d` beside `dir`.
     pub fn open(dir: &Path, trust_domain_length: usize, names: Names, clock: Clock) -> AgentRegistry {
         let source = AgentSource::beside(dir, trust_domain_length);
-        AgentRegistry::open_with(source, names, clock, DigestCache::default())
+        AgentRegistry::open_with(source, names, clock, DigestCache::default(), nothing_beside, |(), _| {})
     }
 
-    /// As [`AgentRegistry::open`], from any two directories, with a cache for the digests of executables.
-    pub fn open_with(
+    /// As [`AgentRegistry::open`], from any two directories, with a cache for the digests of executables, and with
+    /// what `read` reads. If one of both has faults, the other becomes active alone, unless wider rights need a
+    /// second administrator: then nothing does.
+    pub fn open_with<T>(
         source: AgentSource,
         names: Names,
         clock: Clock,
         digest_cache: DigestCache,
+        read: impl Fn() -> Result<ReadBeside<T>, Vec<Diagnostic>>,
+        activate: impl Fn(T, &Arc<AgentSet>),
     ) -> AgentRegistry {
         let loaded_at = clock.now();
         let gate = source.approvals.clone().map(ApprovalGate::new);
@@ -126,11 +132,29 @@ impl AgentRegistry {
                 state.activate(None);
             }
         });
-        // The faults are in `load_status`, and the callers report them.
-        if !registry.reload(MayBeEmpty::default()).is_ok_and(|reloaded| reloaded.held.is_none()) {
+        registry.read_at_start(read, activate);
+        if !registry.current().is_loaded() {
             registry.0.names.resolve(&BTreeSet::new(), RESOLVE_TIMEOUT);
         }
         registry
+    }
+
+    /// The faults are in `load_status` and with `read`, and the callers report them.
+    fn read_at_start<T>(
+        &self,
+        read: impl Fn() -> Result<ReadBeside<T>, Vec<Diagnostic>>,
+        activate: impl Fn(T, &Arc<AgentSet>),
+    ) {
+        let both = self.reload_with(&ReloadBy::Unknown, MayBeEmpty::default(), &read, &activate);
+        if both.is_ok() || self.0.gate.is_some() {
+            return;
+        }
+        if self.load_status().faults.is_empty() {
+            // Without what has faults nothing is permitted; the callers are identified all the same.
+            let _ = self.reload(MayBeEmpty::default());
+        } else if let Ok(beside) = read() {
+            activate(beside.content, &self.current());
+        }
     }
 
     /// Reads the directory again and activates the new set if it has no faults. Blocking: waits at most 5 s
@@ -142,7 +166,7 @@ impl AgentRegistry {
     /// # Errors
     /// All faults of all files. The previous set stays active.
     pub fn reload(&self, may_be_empty: MayBeEmpty) -> Result<Reloaded, Vec<Diagnostic>> {
-        self.reload_with(&ReloadBy::Unknown, may_be_empty, || Ok(()), |(), _| {})
+        self.reload_with(&ReloadBy::Unknown, may_be_empty, nothing_beside, |(), _| {})
     }
 
     /// As [`AgentRegistry::reload`], together with what `read` reads: either both become active, or none.
@@ -155,16 +179,19 @@ impl AgentRegistry {
         &self,
         by: &ReloadBy,
         may_be_empty: MayBeEmpty,
-        read: impl FnOnce() -> Result<T, Vec<Diagnostic>>,
+        read: impl FnOnce() -> Result<ReadBeside<T>, Vec<Diagnostic>>,
         activate: impl FnOnce(T, &Arc<AgentSet>),
     ) -> Result<Reloaded, Vec<Diagnostic>> {
         let state = &*self.0;
         let _guard = lock(&state.reload_lock);
         let previous = self.current();
         match (state.read(&previous, may_be_empty), read()) {
-            (Ok(agents), Ok(other)) => {
-                let changes = agents.changes_since(&previous);
-                if let Err(held) = state.admit(by, &agents, &previous, &changes) {
+            (Ok(agents), Ok(beside)) => {
+                let changes = agents.changes_since(&previous, beside.evaluates);
+                let rights = changes.rights.joined(&beside.rights);
+                let digest = joined_digest(agents.digest(), beside.sha256.as_ref());
+                let has_previous = previous.is_loaded() && beside.has_previous;
+                if let Err(held) = state.admit(by, &digest, has_previous, &rights) {
                     let loaded = LoadStatus { faults: Vec::new(), ..(**state.load_status.load()).clone() };
                     state.load_status.store(Arc::new(loaded));
                     return Ok(Reloaded { changes, warnings: Vec::new(), held: Some(held) });
@@ -192,14 +219,14 @@ impl AgentRegistry {
                     faults: Vec::new(),
                 };
                 let agents = Arc::new(agents.reusing(&previous));
-                activate(other, &agents);
+                activate(beside.content, &agents);
                 state.activate(Some(agents));
                 state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
                 Ok(Reloaded { changes, warnings, held: None })
             }
-            (agents, other) => {
+            (agents, beside) => {
                 let faults = agents.err().unwrap_or_default();
                 let loaded_at = state.load_status.load().loaded_at;
                 state.load_status.store(Arc::new(LoadStatus {
@@ -209,7 +236,7 @@ impl AgentRegistry {
                     roles: previous.roles().len(),
                     faults: faults.clone(),
                 }));
-                Err([faults, other.err().unwrap_or_default()].concat())
+                Err([faults, beside.err().unwrap_or_default()].concat())
             }
         }
     }
@@ -261,13 +288,14 @@ impl RegistryState {
         }
     }
 
-    /// Whether a set may become active now.
+    /// Whether files with this digest may become active now. `has_previous` says whether it is known what was active
+    /// before, with which `rights` compares.
     fn admit(
         &self,
         by: &ReloadBy,
-        agents: &AgentSet,
-        previous: &AgentSet,
-        changes: &AgentChanges,
+        digest: &str,
+        has_previous: bool,
+        rights: &RightsDiff,
     ) -> Result<(), Held> {
         let Some(gate) = &self.gate else {
             return match by {
@@ -275,8 +303,7 @@ impl RegistryState {
                 ReloadBy::Unknown | ReloadBy::Administrator(_) => Ok(()),
             };
         };
-        let admitted =
-            gate.admit(by, agents.digest(), previous.is_loaded(), &changes.rights, self.clock.now());
+        let admitted = gate.admit(by, digest, has_previous, rights, self.clock.now());
         if let Err(Held::Pending(pending)) = &admitted {
             tracing::warn!(
                 "changes of rights wait for a second administrator: \"hostbadge agent approve {}\"",
@@ -323,6 +350,11 @@ impl RegistryState {
         );
         Diagnostic { file: self.source.roles.clone(), line: None, message }
     }
+}
+
+/// For agents that are read alone.
+fn nothing_beside() -> Result<ReadBeside<()>, Vec<Diagnostic>> {
+    Ok(ReadBeside { has_previous: true, ..ReadBeside::default() })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! A change widens if an agent or role may afterwards do something that it could not before: a new agent, a new
 //! audience, scope, role or credential, a longer lifetime, a later end, further hours, a weaker posture or
 //! assurance, fewer or other conditions on the process, a credential that is released instead of injected. What
-//! removes or narrows does not.
+//! removes or narrows does not, except that a policy may refuse because of a role or an owner that is removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -14,83 +14,49 @@ use serde_json::Value;
 use crate::config::PostureMode;
 
 use super::agent_set::AgentSet;
+use super::beside::EvaluatedAttributes;
 use super::credential::{CredentialGrant, CredentialUse};
 use super::entry::AgentEntry;
 use super::grant::{Assurance, Grant, TokenTyp};
+use super::rights_changes::{RightsCollector, RightsDiff};
 use super::role::Role;
 use super::time_limits::TimeLimits;
 
-/// Changes that are kept; all are counted.
-const MAX_KEPT: usize = 100;
-/// Length of one description, in characters.
-const MAX_DESCRIPTION_LEN: usize = 160;
-
-/// What a reload changes in the rights of agents.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct RightsDiff {
-    /// Changes that widen the rights, then others; the first 100.
-    pub changes: Vec<RightsChange>,
-    /// Number of all changes.
-    pub count: usize,
-    /// Number of changes that widen the rights.
-    pub widening: usize,
-}
-
-/// One change.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct RightsChange {
-    /// `agent NAME` or `role NAME`, and what changed.
-    pub description: String,
-    /// Whether it widens the rights.
-    pub widens: bool,
-}
-
 impl RightsDiff {
     /// Compares the rights of two sets. Of an agent whose own file has not changed, the changes are those of its
-    /// roles.
-    pub(super) fn between(previous: &AgentSet, current: &AgentSet) -> RightsDiff {
-        let mut diff = Differences::default();
+    /// roles. `evaluates` says what the policies evaluate of an agent.
+    pub(super) fn between(
+        previous: &AgentSet,
+        current: &AgentSet,
+        evaluates: EvaluatedAttributes,
+    ) -> RightsDiff {
+        let mut diff = Differences { evaluates, ..Differences::default() };
         diff.roles(previous, current);
         for entry in current.iter() {
             match previous.get(entry.name.as_str()) {
-                None => diff.add(&format!("agent {}", entry.name), "new agent".into(), true),
+                None => diff.add(&format!("agent {}", entry.name), "new agent", true),
                 Some(old) if !Arc::ptr_eq(old, entry) && old != entry => diff.agent(old, entry),
                 Some(_) => {}
             }
         }
         let removed = previous.iter().filter(|entry| current.get(entry.name.as_str()).is_none());
         for entry in removed {
-            diff.add(&format!("agent {}", entry.name), "removed".into(), false);
+            diff.add(&format!("agent {}", entry.name), "removed", false);
         }
-        diff.finish()
+        diff.found.finish()
     }
 }
 
+/// The changes that were found.
 #[derive(Default)]
 struct Differences {
-    widening: Vec<RightsChange>,
-    others: Vec<RightsChange>,
-    widening_count: usize,
-    other_count: usize,
+    found: RightsCollector,
+    evaluates: EvaluatedAttributes,
 }
 
 impl Differences {
-    fn add(&mut self, holder: &str, what: String, widens: bool) {
-        let (kept, count) = match widens {
-            true => (&mut self.widening, &mut self.widening_count),
-            false => (&mut self.others, &mut self.other_count),
-        };
-        *count += 1;
-        if kept.len() < MAX_KEPT {
-            let description = format!("{holder}: {what}").chars().take(MAX_DESCRIPTION_LEN).collect();
-            kept.push(RightsChange { description, widens });
-        }
-    }
-
-    fn finish(self) -> RightsDiff {
-        let (count, widening) = (self.widening_count + self.other_count, self.widening_count);
-        let changes = self.widening.into_iter().chain(self.others).take(MAX_KEPT).collect();
-        RightsDiff { changes, count, widening }
+    fn add(&mut self, holder: &str, what: &str, widens: bool) {
+        self.found.add(holder, what, widens);
     }
 
     fn roles(&mut self, previous: &AgentSet, current: &AgentSet) {
@@ -102,7 +68,7 @@ impl Differences {
             let holder = format!("role {name}");
             match old.get(name) {
                 // Agents that get it are listed themselves.
-                None => self.add(&holder, "new role".into(), false),
+                None => self.add(&holder, "new role", false),
                 Some(before) if before != role => {
                     let grants = |role: &Role| role.grants().iter().map(|one| one.item.clone()).collect();
                     let credentials =
@@ -114,7 +80,7 @@ impl Differences {
             }
         }
         for name in old.keys().filter(|name| !new.contains_key(*name)) {
-            self.add(&format!("role {name}"), "removed".into(), false);
+            self.add(&format!("role {name}"), "removed", false);
         }
     }
 
@@ -125,10 +91,10 @@ impl Differences {
         };
         let (old_roles, new_roles) = (names(old), names(new));
         for role in new_roles.difference(&old_roles) {
-            self.add(&holder, format!("role {role} added"), true);
+            self.add(&holder, &format!("role {role} added"), true);
         }
         for role in old_roles.difference(&new_roles) {
-            self.add(&holder, format!("role {role} removed"), false);
+            self.add(&holder, &format!("role {role} removed"), self.evaluates.roles);
         }
         if old.selectors != new.selectors {
             let widens = !is_stricter(&conditions(old), &conditions(new));
@@ -137,17 +103,17 @@ impl Differences {
             } else {
                 "further conditions in [match]"
             };
-            self.add(&holder, what.into(), widens);
+            self.add(&holder, what, widens);
         }
         if old.tenant != new.tenant {
-            self.add(&holder, "another tenant".into(), true);
+            self.add(&holder, "another tenant", true);
         }
         if old.owner != new.owner {
-            self.add(&holder, "another owner".into(), false);
+            self.add(&holder, "another owner", self.evaluates.owner);
         }
         if old.is_draining != new.is_draining {
             let what = if new.is_draining { "is drained" } else { "is drained no more" };
-            self.add(&holder, what.into(), old.is_draining);
+            self.add(&holder, what, old.is_draining);
         }
         let is_same_file = old_roles == new_roles
             && old.own_grants == new.own_grants
@@ -170,16 +136,16 @@ impl Differences {
             new.iter().map(|grant| (grant.audience.as_str(), &**grant)).collect();
         for (audience, grant) in &new {
             match old.get(audience) {
-                None => self.add(holder, format!("new grant for {audience}"), true),
+                None => self.add(holder, &format!("new grant for {audience}"), true),
                 Some(before) if before != grant => {
                     let change = compare_grants(before, grant);
-                    self.add(holder, format!("grant for {audience}:{}", change.text), change.widens);
+                    self.add(holder, &format!("grant for {audience}:{}", change.text), change.widens);
                 }
                 Some(_) => {}
             }
         }
         for audience in old.keys().filter(|audience| !new.contains_key(*audience)) {
-            self.add(holder, format!("grant for {audience} removed"), false);
+            self.add(holder, &format!("grant for {audience} removed"), false);
         }
     }
 
@@ -190,7 +156,7 @@ impl Differences {
         let (old, new) = (by_name(&old), by_name(&new));
         for (name, credential) in &new {
             match old.get(name) {
-                None => self.add(holder, format!("new credential {name}"), true),
+                None => self.add(holder, &format!("new credential {name}"), true),
                 Some(before) if before != credential => {
                     let mut change = Change::default();
                     let is_released =
@@ -198,13 +164,13 @@ impl Differences {
                     change.note_if(before.usage != credential.usage, "use", is_released);
                     change.posture(before.posture, credential.posture);
                     change.limits(&before.limits, &credential.limits);
-                    self.add(holder, format!("credential {name}:{}", change.text), change.widens);
+                    self.add(holder, &format!("credential {name}:{}", change.text), change.widens);
                 }
                 Some(_) => {}
             }
         }
         for name in old.keys().filter(|name| !new.contains_key(*name)) {
-            self.add(holder, format!("credential {name} removed"), false);
+            self.add(holder, &format!("credential {name} removed"), false);
         }
     }
 }
@@ -282,6 +248,7 @@ fn is_stricter(old: &Value, new: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rights_changes::MAX_KEPT;
     use super::*;
     use crate::agents::role_set;
 
@@ -289,9 +256,13 @@ mod tests {
         role_set::tests::read(agents, roles).unwrap()
     }
 
+    fn between(previous: &AgentSet, current: &AgentSet) -> RightsDiff {
+        RightsDiff::between(previous, current, EvaluatedAttributes::default())
+    }
+
     /// The changes of agent `a` with these files, and how many of them widen.
     fn diff(old: &str, new: &str) -> (Vec<String>, usize) {
-        let diff = RightsDiff::between(&read(&[("a", old)], &[]), &read(&[("a", new)], &[]));
+        let diff = between(&read(&[("a", old)], &[]), &read(&[("a", new)], &[]));
         let texts = diff.changes.iter().map(|one| one.description.replace("agent a: ", ""));
         assert_eq!(diff.count, diff.changes.len());
         (texts.collect(), diff.widening)
@@ -352,16 +323,29 @@ mod tests {
         let role = |ttl: &str| format!("[[grant]]\naudience = \"https://x\"\nttl = \"{ttl}\"\n");
         let (short, long) = (role("1m"), role("1h"));
         let set = |role: &str, agent: &str| read(&[("a", agent), ("b", agent)], &[("r", role)]);
-        let diff = RightsDiff::between(&set(&short, agent), &set(&long, agent));
+        let diff = between(&set(&short, agent), &set(&long, agent));
         assert_eq!((diff.count, diff.widening), (1, 1), "{diff:?}");
         assert_eq!(diff.changes[0].description, "role r: grant for https://x: ttl 60 s to 3600 s");
         // The own grant had replaced that of the role.
         let own = format!("{agent}{short}");
-        let diff = RightsDiff::between(&set(&long, &own), &set(&long, agent));
+        let diff = between(&set(&long, &own), &set(&long, agent));
         assert_eq!((diff.count, diff.widening), (2, 2), "{diff:?}");
-        let without = RightsDiff::between(&set(&long, agent), &set(&long, "[match]\nuser = 0\n"));
+        let without = between(&set(&long, agent), &set(&long, "[match]\nuser = 0\n"));
         assert_eq!(without.widening, 0, "{without:?}");
-        assert_eq!(RightsDiff::between(&set(&long, agent), &set(&long, agent)), RightsDiff::default());
+        assert_eq!(between(&set(&long, agent), &set(&long, agent)), RightsDiff::default());
+    }
+
+    #[test]
+    fn a_role_or_owner_that_policies_evaluate_widens_when_it_goes() {
+        let with = "roles = [\"r\"]\nowner = \"o\"\n[match]\nuser = 0\n";
+        let role = [("r", "[[grant]]\naudience = \"https://x\"\n")];
+        let before = read(&[("a", with)], &role);
+        let after = read(&[("a", "owner = \"p\"\n[match]\nuser = 0\n")], &role);
+        for (roles, owner) in [(false, false), (true, false), (false, true), (true, true)] {
+            let diff = RightsDiff::between(&before, &after, EvaluatedAttributes { roles, owner });
+            let expected = usize::from(roles) + usize::from(owner);
+            assert_eq!((diff.count, diff.widening), (3, expected), "{diff:?}");
+        }
     }
 
     #[test]
@@ -369,9 +353,9 @@ mod tests {
         let names: Vec<String> = (0..300).map(|n| format!("a{n:03}")).collect();
         let agents: Vec<(&str, &str)> =
             names.iter().map(|name| (name.as_str(), "[match]\nuser = 0\n")).collect();
-        let diff = RightsDiff::between(&AgentSet::default(), &read(&agents, &[]));
+        let diff = between(&AgentSet::default(), &read(&agents, &[]));
         assert_eq!((diff.changes.len(), diff.count, diff.widening), (MAX_KEPT, 300, 300));
-        let removed = RightsDiff::between(&read(&agents, &[]), &AgentSet::default());
+        let removed = between(&read(&agents, &[]), &AgentSet::default());
         assert_eq!((removed.count, removed.widening), (300, 0));
     }
 }

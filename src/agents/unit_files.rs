@@ -92,7 +92,7 @@ pub(crate) fn environment_secrets(text: &str) -> impl Iterator<Item = (usize, &s
 }
 
 /// A regular file's text; `None` if there is none that this user can read.
-fn read(path: &Path) -> Option<String> {
+pub(super) fn read(path: &Path) -> Option<String> {
     // Without O_NONBLOCK, opening a FIFO would wait for a writer.
     let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).ok()?;
     if !file.metadata().ok()?.is_file() {
@@ -162,7 +162,7 @@ fn secret_in_unit(place: &str, what: &str) -> String {
 }
 
 /// Looks at the file of `EnvironmentFile=`.
-fn readable_secret(path: &Path, unit: &str) -> Option<String> {
+pub(super) fn readable_secret(path: &Path, unit: &str) -> Option<String> {
     let mode = fs::metadata(path).ok()?.mode();
     if mode & 0o004 == 0 {
         return None;

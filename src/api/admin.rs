@@ -12,7 +12,7 @@ use super::parse;
 use super::policy_query;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
-use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, RootAdmin};
+use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, PeerLookup, RootAdmin};
 use crate::wire::admin::DoneResponse;
 
 /// Answers the admin socket.
@@ -26,6 +26,8 @@ pub struct AdminApi {
 /// Who may call a route of the admin socket. Other callers get status 403 for every path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AdminSocketRole {
+    /// Those of `Admin`, and members of the metrics group.
+    Monitor,
     /// Root and members of the admin group.
     Admin(AdminHandler),
     /// Root alone, because the command equals holding the host's keys: it copies them, accepts older ones,
@@ -100,11 +102,12 @@ const SIGNAL_BODY: Body = Body::UpTo(MAX_BODY_SIZE + 4096);
 #[rustfmt::skip]
 const ROUTES: &[Route<AdminSocketRole>] = {
     use AdminHandler::*;
-    use AdminSocketRole::{Admin, Root};
+    use AdminSocketRole::{Admin, Monitor, Root};
     use RootHandler::*;
     use Verb::{Get, Post};
     &[
         Route { verb: Get,  path: "/v1/status",              body: NONE, role: Admin(Status) },
+        Route { verb: Get,  path: "/v1/metrics",             body: NONE, role: Monitor },
         Route { verb: Get,  path: "/v1/agents",              body: NONE, role: Admin(Agents) },
         Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
         Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
@@ -162,17 +165,23 @@ impl AdminApi {
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> Reply {
-        let admin = match self.service.authenticate_admin(client.begin_request()).await {
+        let (lookup, uri) = (client.begin_request(), request.uri().clone());
+        let found = routes::find(ROUTES, request.method(), uri.path());
+        if matches!(&found, RouteMatch::Found(route, _) if route.role == AdminSocketRole::Monitor) {
+            return self.metrics(lookup, uri.query().unwrap_or_default()).await;
+        }
+        // Before the caller learns which paths there are.
+        let admin = match self.service.authenticate_admin(lookup).await {
             Ok(admin) => admin,
             Err(error) => return reply::request_error(&error),
         };
-        let uri = request.uri().clone();
-        let (route, name) = match routes::find(ROUTES, request.method(), uri.path()) {
+        let (route, name) = match found {
             RouteMatch::Found(route, [name, _]) => (route, name),
             RouteMatch::WrongMethod(allow) => return reply::method_not_allowed(allow),
             RouteMatch::NotFound => return reply::not_found(),
         };
         match route.role {
+            AdminSocketRole::Monitor => reply::not_found(),
             AdminSocketRole::Admin(handler) => {
                 let work = async |body: &_| self.admin(handler, &admin, name, &uri, body).await;
                 self.answer(client, &admin, request, route, work).await
@@ -185,6 +194,19 @@ impl AdminApi {
                 Err(error) => reply::request_error(&error),
             },
         }
+    }
+
+    /// Not only for administrators.
+    async fn metrics(&self, lookup: PeerLookup, query: &str) -> Reply {
+        let monitor = match self.service.authenticate_monitor(lookup).await {
+            Ok(monitor) => monitor,
+            Err(error) => return reply::request_error(&error),
+        };
+        let connections = self.connection_limits.len();
+        let metrics = parse::metrics_query(query)
+            .map_err(AdminError::from)
+            .and_then(|query| self.service.metrics(&monitor, query, connections));
+        metrics.map_or_else(|error| reply::admin_error(&error), reply::metrics)
     }
 
     /// Reads the body and does the `work` of the route. Where it changes or records something, it is within
@@ -345,78 +367,4 @@ impl AdminApi {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::openapi;
-
-    fn caller(role: AdminSocketRole) -> &'static str {
-        match role {
-            AdminSocketRole::Admin(_) => "root or the admin group",
-            AdminSocketRole::Root(_) => "root only",
-        }
-    }
-
-    #[test]
-    fn routes_are_as_documented() {
-        let routes = ROUTES.iter().map(|route| (route.verb.name(), route.path, caller(route.role)));
-        openapi::assert_operations("admin socket", routes);
-    }
-
-    #[test]
-    fn the_guide_says_who_may_call_each_route() {
-        const GUIDE: &str = include_str!("../../docs/guide/administrators.md");
-        let rows: Vec<(&str, &str)> = GUIDE
-            .lines()
-            .filter(|line| line.starts_with("| `GET ") || line.starts_with("| `POST "))
-            .map(|line| {
-                let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-                assert!(cells.len() == 4 && cells.iter().all(|cell| !cell.is_empty()), "{line}");
-                (cells[0].trim_matches('`'), cells[2])
-            })
-            .collect();
-        let routes: Vec<String> = ROUTES
-            .iter()
-            .map(|route| format!("{} {}", route.verb.name().to_uppercase(), route.path))
-            .collect();
-        let expected: Vec<(&str, &str)> =
-            routes.iter().zip(ROUTES).map(|(text, route)| (text.as_str(), caller(route.role))).collect();
-        assert_eq!(rows, expected, "docs/guide/administrators.md and the routes differ");
-    }
-
-    #[test]
-    fn each_path_has_one_row() {
-        routes::assert_unique_paths(ROUTES);
-    }
-
-    #[test]
-    fn commands_that_equal_holding_the_keys_are_for_root() {
-        let root_paths: Vec<&str> = ROUTES
-            .iter()
-            .filter(|route| matches!(route.role, AdminSocketRole::Root(_)))
-            .map(|route| route.path)
-            .collect();
-        assert_eq!(
-            root_paths,
-            [
-                "/v1/agents/offboard",
-                "/v1/credentials/put",
-                "/v1/credentials/rotate",
-                "/v1/credentials/remove",
-                "/v1/credentials/accept",
-                "/v1/keys/recovery",
-                "/v1/keys/recovery/confirm",
-                "/v1/keys/recover",
-                "/v1/keys/accept",
-                "/v1/revocations/accept",
-                "/v1/revocations/lift",
-                "/v1/anomalies/resume",
-                "/v1/thaw",
-                "/v1/tenants/remove",
-                "/v1/posture/accept",
-                "/v1/clock/accept",
-                "/v1/enroll/credential",
-                "/v1/enroll/install",
-            ]
-        );
-    }
-}
+mod tests;

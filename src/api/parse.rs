@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::body::RequestBody;
 use super::decode::{DecodeError, decode, decode_json};
-use crate::service::{AgentsQuery, AuditQuery, Event, InvalidRequest, PageStart, Timestamp};
+use crate::service::{
+    AgentsQuery, AuditQuery, Event, InvalidRequest, MetricsQuery, PageStart, TextFormat, Timestamp,
+};
 use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{
     AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest, UseNonceRequest,
@@ -22,6 +24,7 @@ use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::leak::LeakRequest;
 use crate::wire::lifecycle::MAX_LISTED_AGENTS;
+use crate::wire::metrics::MAX_AGENT_SERIES;
 use crate::wire::offboarding::OffboardRequest;
 use crate::wire::posture::PostureAcceptRequest;
 use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
@@ -276,6 +279,29 @@ pub fn agents_query(query: &str) -> Result<AgentsQuery, InvalidRequest> {
         }
     }
     Ok(parsed)
+}
+
+/// The query of `GET /v1/metrics`.
+pub fn metrics_query(query: &str) -> Result<MetricsQuery, InvalidRequest> {
+    let (mut format, mut agents) = (None, None);
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match &*name {
+            "format" if format.is_none() => {
+                format = Some(match &*value {
+                    "openmetrics" => TextFormat::OpenMetrics,
+                    "prometheus" => TextFormat::Prometheus,
+                    _ => return Err(InvalidRequest::new("format= must be openmetrics or prometheus")),
+                });
+            }
+            "agents" if agents.is_none() => {
+                let number = value.parse().ok().filter(|number| *number <= MAX_AGENT_SERIES);
+                let invalid = || format!("agents= must be a number from 0 to {MAX_AGENT_SERIES}");
+                agents = Some(number.ok_or_else(|| InvalidRequest::new(invalid()))?);
+            }
+            _ => return Err(InvalidRequest::new("the query may have format= and agents=, each once")),
+        }
+    }
+    Ok(MetricsQuery { format: format.unwrap_or_default(), agents })
 }
 
 /// `unseen_for` of `GET /v1/lifecycle`.

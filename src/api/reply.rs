@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 
 use crate::service::{
-    AdminError, ErrorClass, ErrorCode, EvidenceResponse, InspectError, Recorded, RequestError,
+    AdminError, ErrorClass, ErrorCode, EvidenceResponse, InspectError, MetricsText, Recorded, RequestError,
     StatusListDocument,
 };
 use crate::wire::agent::TokenResponse;
@@ -69,6 +69,13 @@ pub fn status_list(list: StatusListDocument) -> Reply {
     if let Ok(value) = HeaderValue::from_str(&format!("max-age={}", list.max_age.as_secs())) {
         headers.insert(CACHE_CONTROL, value);
     }
+    reply
+}
+
+/// Status 200 with metrics, in the media type of their format.
+pub fn metrics(metrics: MetricsText) -> Reply {
+    let mut reply = json_no_store(StatusCode::OK, metrics.text.into());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics.content_type));
     reply
 }
 

@@ -50,6 +50,9 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct AgentState {
     last_seen: Timestamp,
+    /// Since the start of this process: what was issued to it or released, and what was refused.
+    granted: u64,
+    refused: u64,
     /// Hashes of audiences for which something was issued.
     audiences: Vec<u64>,
     tokens: LiveTokens,
@@ -64,6 +67,19 @@ pub struct AgentActivity {
     pub live_tokens: u32,
     /// Its grants for whose audience something was issued.
     pub grants_used: usize,
+}
+
+/// What an agent got from this process of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentCounts {
+    /// Its name.
+    pub name: AgentName,
+    /// The time of its last record.
+    pub last_seen: Timestamp,
+    /// Tokens and certificates that were issued to it, and credentials that were released.
+    pub granted: u64,
+    /// Requests of it that were refused.
+    pub refused: u64,
 }
 
 /// A unit in which processes asked that are no agent.
@@ -110,8 +126,16 @@ impl Activity {
 
     /// Takes note of a refusal that has no record of its own.
     pub(super) fn note_counted(&self, refusal: &Refusal) {
-        if let (None, Some(peer)) = (&refusal.agent, &refusal.peer) {
-            self.note_unknown(Some(refusal.code), peer.unit.as_deref(), peer.uid, self.0.clock.now());
+        match (&refusal.agent, &refusal.peer) {
+            (Some(name), _) => {
+                if let Some(agent) = lock(&self.0.state).agents.get_mut(name) {
+                    agent.refused += 1;
+                }
+            }
+            (None, Some(peer)) => {
+                self.note_unknown(Some(refusal.code), peer.unit.as_deref(), peer.uid, self.0.clock.now());
+            }
+            (None, None) => {}
         }
     }
 
@@ -119,6 +143,8 @@ impl Activity {
         let mut state = lock(&self.0.state);
         let Some(agent) = state.agent(name) else { return };
         agent.last_seen = agent.last_seen.max(noted.time);
+        agent.refused += u64::from(noted.event == Event::RequestRefused);
+        agent.granted += u64::from(noted.subject.is_some());
         let Some(subject) = noted.subject.filter(|_| is_issue(noted.event)) else { return };
         self.note_audiences(agent, noted.audience.unwrap_or_default());
         let (Some(expires), Some(revocations)) = (noted.expires, self.0.revocations.get()) else { return };
@@ -168,6 +194,24 @@ impl Activity {
         let is_used = |audience: &str| agent.audiences.contains(&self.hash(audience));
         let grants_used = entry.grants().filter(|grant| is_used(&grant.audience)).count();
         AgentActivity { last_seen: Some(agent.last_seen), live_tokens, grants_used }
+    }
+
+    /// What the `number` agents got that were seen last, of those that `is_registered`; the last one first.
+    pub fn latest(&self, number: usize, is_registered: impl Fn(&AgentName) -> bool) -> Vec<AgentCounts> {
+        if number == 0 {
+            return Vec::new();
+        }
+        let counts = |(name, agent): (&AgentName, &AgentState)| AgentCounts {
+            name: name.clone(),
+            last_seen: agent.last_seen,
+            granted: agent.granted,
+            refused: agent.refused,
+        };
+        let mut latest: Vec<AgentCounts> = lock(&self.0.state).agents.iter().map(counts).collect();
+        latest.retain(|agent| is_registered(&agent.name));
+        latest.sort_by(|one, other| (other.last_seen, &one.name).cmp(&(one.last_seen, &other.name)));
+        latest.truncate(number);
+        latest
     }
 
     /// Units in which processes asked that are no agent, in alphabetical order; without those in which users start
@@ -221,6 +265,8 @@ impl State {
             }
             let agent = AgentState {
                 last_seen: Timestamp::from_secs(0),
+                granted: 0,
+                refused: 0,
                 audiences: Vec::new(),
                 tokens: LiveTokens::default(),
             };

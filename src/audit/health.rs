@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::chain::ChainedLog;
 use super::line::MAX_BODY_LEN;
+use super::metrics::AuditMetrics;
 use crate::mutex::lock;
 
 /// A write that takes longer than this was not just a copy into the page cache: the disk is slow.
@@ -101,6 +102,7 @@ pub struct AuditHealth {
     /// Seconds until the disk is full, if that is within a day; else [`u64::MAX`].
     full_in: AtomicU64,
     filling_reported: AtomicBool,
+    metrics: AuditMetrics,
 }
 
 impl AuditHealth {
@@ -119,7 +121,13 @@ impl AuditHealth {
             low_space_reported: AtomicBool::new(false),
             full_in: AtomicU64::new(u64::MAX),
             filling_reported: AtomicBool::new(false),
+            metrics: AuditMetrics::new(last_seq),
         }
+    }
+
+    /// What the log did, in numbers.
+    pub fn metrics(&self) -> &AuditMetrics {
+        &self.metrics
     }
 
     /// Returns the number of the last line; 0 before the first.
@@ -255,6 +263,9 @@ impl AuditHealth {
     /// Stores the result of a write, and logs when writing begins to fail or works again.
     pub(super) fn record_result(&self, result: &Result<(), WriteError>, log: &ChainedLog) {
         self.last_seq.store(log.seq(), Ordering::Relaxed);
+        if result.is_err() {
+            self.metrics.write_failures.increment();
+        }
         let mut previous = lock(&self.write_error);
         match result {
             Err(error) if previous.as_ref().is_none_or(|known| known.to_string() != error.to_string()) => {

@@ -20,6 +20,8 @@ mod journal;
 mod layer;
 mod line;
 mod live_tokens;
+mod metrics;
+mod policy_member;
 mod position;
 mod query;
 mod record;
@@ -38,7 +40,7 @@ mod writer;
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::agents::{AgentChanges, AgentSet, AuthenticatedAgent};
@@ -48,15 +50,16 @@ use crate::config::{AuditSection, AuditSync};
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
-use crate::policy::Refusal;
+use crate::policy::{Policies, Refusal};
 use crate::revocation::Revocations;
 
-pub use activity::{Activity, AgentActivity, UnknownUnit};
+pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
 pub use event::Event;
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
+pub use metrics::AuditMetrics;
 pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
@@ -114,6 +117,8 @@ pub struct Audit {
     suppressed: Arc<SuppressedCounts>,
     activity: Activity,
     watched: Watched,
+    /// Set once, at the start.
+    policies: Arc<OnceLock<Policies>>,
     /// The number of the first record of this process.
     first_seq: u64,
     journal: Journal,
@@ -134,6 +139,7 @@ impl Audit {
             writer: Arc::new(WriterGuard(writer)),
             write_mode: WriteMode::Background,
             suppressed: Arc::default(),
+            policies: Arc::default(),
             activity: Activity::new(clock.clone()),
             watched: Watched::default(),
             first_seq: writer_seq + 1,
@@ -148,6 +154,11 @@ impl Audit {
             audit.record_finding(Event::AuditGap, &message);
         }
         Ok(audit)
+    }
+
+    /// Says where the policies in force are, for the records of what they do not decide. The first call counts.
+    pub fn state_policies(&self, policies: Policies) {
+        let _ = self.policies.set(policies);
     }
 
     /// Returns a handle for worker threads, which write their lines themselves while the disk is fast.
@@ -351,6 +362,11 @@ impl Audit {
         self.writer.0.health()
     }
 
+    /// How many lines wait to be written.
+    pub fn queued_lines(&self) -> usize {
+        self.writer.0.queued_lines()
+    }
+
     /// What agents did, by the log.
     pub fn activity(&self) -> &Activity {
         &self.activity
@@ -395,7 +411,12 @@ impl Audit {
         record: &Record<'_>,
         carried: Option<CarriedCount>,
     ) -> Result<(), AuditUnavailable> {
-        let body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
+        let mut body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
+        if !record.has_policy()
+            && let Some(set) = self.policies.get().and_then(|policies| policies.snapshot().id())
+        {
+            policy_member::append(&mut body, set).map_err(WriteError::from)?;
+        }
         if let Some(pending) = self.writer.0.submit(body, carried, self.write_mode)? {
             match tokio::time::timeout(WRITE_TIMEOUT, pending).await {
                 Ok(Ok(result)) => result?,
@@ -403,6 +424,7 @@ impl Audit {
                 Err(_) => return Err(WriteError::Timeout.into()),
             }
         }
+        self.health().metrics().count_record(record.event());
         if self.writer.0.sync_mode() == AuditSync::Always {
             match tokio::time::timeout(WRITE_TIMEOUT, self.writer.0.wait_synced()).await {
                 Ok(result) => result?,
@@ -423,6 +445,7 @@ impl Audit {
         let record = Record::for_event(event, message, self.clock.now());
         if let Ok(body) = record.to_json_members(self.clock.sync()) {
             self.writer.0.write_first(body);
+            self.health().metrics().count_record(event);
         }
         self.journal.send(|| record.journal_entry());
     }

@@ -401,6 +401,11 @@ impl<'a> Record<'a> {
         Record { kid: Some(name(kid)), ..Record::for_tenant_event(event, tenant, detail, time) }
     }
 
+    /// Returns the kind of event.
+    pub(super) fn event(&self) -> Event {
+        self.event
+    }
+
     /// What the activity of agents takes note of; `None` for a record of no calling process.
     pub(super) fn noted(&self) -> Option<Noted<'a>> {
         Some(Noted {
@@ -417,6 +422,11 @@ impl<'a> Record<'a> {
             peer: self.peer?,
             subject: self.subject,
         })
+    }
+
+    /// Whether the record states the policies by which it was decided.
+    pub(super) fn has_policy(&self) -> bool {
+        self.policy.is_some()
     }
 
     /// Returns the members of the JSON object without the opening brace; the chain's members come before

@@ -1,12 +1,8 @@
 //! Describes a reload of the agents in one line.
 
-use crate::agents::{AgentChanges, MAX_LISTED_NAMES, RightsDiff};
-use crate::plural::counted;
+use crate::agents::{AgentChanges, MAX_LISTED_NAMES};
 
 use super::text::{MAX_CALLER_TEXT, cut_owned};
-
-/// Changes of rights that a record lists. Their number is always given.
-const MAX_LISTED_RIGHTS: usize = 5;
 
 /// Returns the description: all names, or of many agents the first ones and the number of the others.
 pub(super) fn detail(changes: &AgentChanges, requested_by: &str) -> String {
@@ -21,28 +17,8 @@ pub(super) fn detail(changes: &AgentChanges, requested_by: &str) -> String {
         list(added),
         list(changed),
         list(removed),
-        describe_rights(rights)
+        rights.summary()
     )
-}
-
-/// The number of changes of rights, and the first ones; empty without any.
-fn describe_rights(rights: &RightsDiff) -> String {
-    if rights.count == 0 {
-        return String::new();
-    }
-    let wider = |widens: bool| if widens { " (wider)" } else { "" };
-    let listed: Vec<String> = rights
-        .changes
-        .iter()
-        .take(MAX_LISTED_RIGHTS)
-        .map(|change| format!("{}{}", change.description, wider(change.widens)))
-        .collect();
-    let more = match rights.count.saturating_sub(listed.len()) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let (count, widening) = (counted(rights.count, "change"), rights.widening);
-    format!("; {count} of rights, {widening} of them wider: [{}{more}]", listed.join(", "))
 }
 
 fn list(names: &[String]) -> String {

@@ -110,14 +110,14 @@ impl Syncer {
     }
 
     /// Syncs what has changed, and stores the result in `health`. The next call repeats what failed; its
-    /// success counts only after a new file was started. Blocking.
-    pub(super) fn sync(&self, health: &AuditHealth) {
+    /// success counts only after a new file was started. Returns whether there was something to sync. Blocking.
+    pub(super) fn sync(&self, health: &AuditHealth) -> bool {
         let synced = self.current_file();
         let file = self.sync_file(&synced);
         let synced_dir = lock(&self.dir).clone();
         let dir = sync_if(&self.dir_dirty, || synced_dir.sync_all());
         if file.is_none() && dir.is_none() {
-            return;
+            return false;
         }
         let result = file.unwrap_or(Ok(())).and(dir.unwrap_or(Ok(())));
         if result.is_err() {
@@ -129,6 +129,7 @@ impl Syncer {
         if result.is_err() || !self.has_failed() {
             health.record_sync(result);
         }
+        true
     }
 
     fn sync_file(&self, file: &Arc<File>) -> Option<io::Result<()>> {

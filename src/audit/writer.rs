@@ -160,6 +160,11 @@ impl LogWriter {
         Ok(Some(result))
     }
 
+    /// Returns how many lines wait to be written.
+    pub(super) fn queued_lines(&self) -> usize {
+        lock(&self.queue).len()
+    }
+
     pub(super) fn health(&self) -> &AuditHealth {
         &self.health
     }
@@ -173,7 +178,14 @@ impl LogWriter {
     /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
     /// Blocking.
     pub(super) fn sync(&self) {
-        self.syncer.sync(&self.health);
+        let written = self.health.last_seq();
+        let begun = Instant::now();
+        if self.syncer.sync(&self.health) {
+            self.health.metrics().sync_duration.observe(begun.elapsed());
+        }
+        if self.health.sync_error().is_none() {
+            self.health.metrics().set_synced(written);
+        }
     }
 
     /// When lines are synced.
@@ -292,6 +304,7 @@ impl LogWriter {
                     log.push_first_body(body);
                     let _ = self.append(&mut log, std::iter::empty());
                 }
+                self.health.metrics().count_record(event);
                 tracing::info!(event = event.name(), "{}", removal.description);
                 removal.files.iter().try_for_each(std::fs::remove_file)
             });
@@ -346,6 +359,7 @@ impl LogWriter {
         let started_at = Instant::now();
         let result = self.append(log, lines.iter().map(|line| line.body.as_slice()).chain(own));
         let elapsed = started_at.elapsed();
+        self.health.metrics().write_duration.observe(elapsed);
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
         }
@@ -369,8 +383,9 @@ impl LogWriter {
             let _writing = self.health.begin_write();
             self.replace_lost_file(log).and_then(|()| Ok(log.append(bodies)?))
         };
-        self.health.record_result(&result, log);
+        // First, since a sync covers all lines whose number was known before it.
         self.syncer.mark_written(log.length());
+        self.health.record_result(&result, log);
         result
     }
 
@@ -390,6 +405,7 @@ impl LogWriter {
         let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
         if let Ok(body) = record.to_json_members(self.clock.sync()) {
             log.push_first_body(body);
+            self.health.metrics().count_record(Event::AuditFileReplaced);
         }
         tracing::error!(event = "audit-file-replaced", "{detail}");
         Ok(())

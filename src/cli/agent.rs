@@ -24,6 +24,7 @@ use crate::config::{Config, escape_unprintable};
 use crate::plural::counted;
 use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadCounts, ReloadRequest, ReloadResponse,
+    ReloadedPolicies,
 };
 use crate::wire::anomaly::AgentAnomalies;
 use crate::wire::change::{ApproveRequest, PendingChange};
@@ -310,6 +311,9 @@ async fn print_reload(common: &CommonArgs, changes: ReloadResponse) -> Result<Ex
         };
         table.add(label, text);
     }
+    if let Some(policies) = &changes.policies {
+        table.add("policies", format_policies(policies));
+    }
     table.print()?;
     let printed = changes.warnings.len().min(MAX_PRINTED_WARNINGS);
     changes.warnings.into_iter().take(printed).for_each(print_warning);
@@ -321,6 +325,22 @@ async fn print_reload(common: &CommonArgs, changes: ReloadResponse) -> Result<Ex
     }
     warn_of_host(common).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// `new: LABELS; changed: LABELS; 2 policies, 1 of them makes rights wider`.
+fn format_policies(policies: &ReloadedPolicies) -> String {
+    let kinds = [("new", &policies.added), ("changed", &policies.changed), ("removed", &policies.removed)];
+    let listed = kinds.into_iter().filter(|(_, labels)| !labels.is_empty());
+    let mut parts: Vec<String> =
+        listed.map(|(kind, labels)| format!("{kind} {}", labels.join(", "))).collect();
+    let named = policies.added.len() + policies.changed.len() + policies.removed.len();
+    if let Some(more) = policies.count.checked_sub(named).filter(|more| *more > 0) {
+        parts.push(format!("{more} more"));
+    }
+    if policies.widening > 0 {
+        parts.push(format!("rights become wider by {} of them", policies.widening));
+    }
+    escape_unprintable(&parts.join("; ")).into_owned()
 }
 
 /// Warns of executables and units that this host does not have. The daemon does not see all executables; an

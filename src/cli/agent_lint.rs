@@ -14,7 +14,7 @@ use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
 use super::output::{note, print_line};
-use crate::agents::{AgentSet, AgentSource, Lint};
+use crate::agents::{AgentSet, AgentSource, Lint, StatusListDefault};
 use crate::audit::usage_lints;
 use crate::clock::Clock;
 use crate::config::{Config, Diagnostic, escape_unprintable};
@@ -64,7 +64,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &LintArgs) -> Result<Exi
         let audit_dir = arguments.audit.as_ref().unwrap_or(&config.paths.audit);
         found.extend(usage(audit_dir, &agents, age)?);
     }
-    found.extend(host_lints(common, &dir).await);
+    found.extend(host_lints(common, &dir, &agents, arguments.dir.is_none().then_some(&config)).await);
     found.retain(|one| {
         let lint = Lint::of(one).map(|(lint, _)| lint.name());
         !lint.is_some_and(|name| arguments.allow.iter().any(|allowed| allowed == name))
@@ -115,19 +115,36 @@ fn usage(audit_dir: &Path, agents: &AgentSet, age: Duration) -> Result<Vec<Diagn
     Ok(report.lints)
 }
 
-/// What the daemon says of this host, if it runs and this user may ask it.
-async fn host_lints(common: &CommonArgs, dir: &Path) -> Vec<Diagnostic> {
-    let Ok(status) = client::get::<StatusResponse>(&common.admin_socket, "/v1/status").await else {
-        return Vec::new();
+/// What concerns this host: by what the daemon says, if it runs and this user may ask it, otherwise by the
+/// configuration, if the agents are those of it.
+async fn host_lints(
+    common: &CommonArgs,
+    dir: &Path,
+    agents: &AgentSet,
+    config: Option<&Config>,
+) -> Vec<Diagnostic> {
+    let status = client::get::<StatusResponse>(&common.admin_socket, "/v1/status").await.ok();
+    let status = status.map(|reply| reply.body);
+    let default = match (&status, config) {
+        (Some(StatusResponse { status_lists, .. }), _) => {
+            let ttl = Duration::from_secs(status_lists.ttl);
+            Some(StatusListDefault { is_on: status_lists.by_default, ttl })
+        }
+        (None, Some(Config { tokens, .. })) => {
+            Some(StatusListDefault { is_on: tokens.status_list, ttl: tokens.status_list_ttl })
+        }
+        (None, None) => None,
     };
-    if status.body.seal.is_none_or(|seal| seal.recovery.is_some()) {
-        return Vec::new();
+    let mut found = default.map(|default| agents.status_list_lints(dir, default)).unwrap_or_default();
+    let seal = status.and_then(|status| status.seal);
+    if seal.is_some_and(|seal| seal.recovery.is_none()) {
+        let message = Lint::NoRecoveryKey.about(
+            "this host has no recovery key, so its keys are lost with its TPM; make one, and store it elsewhere: \
+             hostbadge key recovery",
+        );
+        found.push(Diagnostic { file: dir.to_owned(), line: None, message });
     }
-    let message = Lint::NoRecoveryKey.about(
-        "this host has no recovery key, so its keys are lost with its TPM; make one, and store it elsewhere: \
-         hostbadge key recovery",
-    );
-    vec![Diagnostic { file: dir.to_owned(), line: None, message }]
+    found
 }
 
 fn to_json(finding: &Diagnostic) -> Value {

@@ -114,6 +114,16 @@ pub(super) const HYGIENE: &str = "Examples:
   hostbadge hygiene /home /srv --json | jq -r .findings[].path
   hostbadge hygiene . --no-environ --no-units --no-histories";
 
+pub(super) const METRICS: &str = "Examples:
+  hostbadge metrics
+  hostbadge metrics --agents 20 --json | jq '.[] | select(.name == \"hostbadge_agent_granted_total\")'
+  hostbadge metrics --admin-socket /run/hostbadge/metrics.sock --textfile /run/hostbadge-metrics/hostbadge.prom";
+
+pub(super) const TOP: &str = "Examples:
+  hostbadge top
+  hostbadge top --once
+  hostbadge top --json | jq -r '.alerts[]'";
+
 pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event

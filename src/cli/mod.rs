@@ -32,6 +32,8 @@ mod key;
 mod leak;
 mod linked_dir;
 mod manufacturer_roots;
+mod metric_samples;
+mod metrics;
 mod nonce;
 mod offboard;
 mod output;
@@ -48,6 +50,7 @@ mod table;
 mod tenant;
 mod tenant_args;
 mod token;
+mod top;
 mod verify;
 mod verify_receipt;
 mod verify_token;
@@ -167,6 +170,14 @@ enum CliSubcommand {
     /// Print a new nonce for `attest --nonce` and `verify evidence --nonce`: 32 random bytes in base64url
     #[command(after_long_help = examples::NONCE)]
     Nonce(nonce::NonceArgs),
+    /// Print metrics for Prometheus, or write them to a file for node exporter (administrators and the metrics group)
+    #[command(after_long_help = examples::METRICS)]
+    Metrics(metrics::MetricsArgs),
+    /// Show what the daemon does now: rates, agents, the TPM and alerts; q quits (administrators)
+    ///
+    /// The view is made again each second. Rates are over the time since the last view, and percentiles are upper bounds.
+    #[command(after_long_help = examples::TOP)]
+    Top(top::TopArgs),
     /// Show the audit log (administrators)
     #[command(subcommand, after_long_help = examples::AUDIT)]
     Audit(audit::AuditSubcommand),
@@ -182,6 +193,7 @@ impl CliSubcommand {
             CliSubcommand::Key(subcommand) => subcommand.prints_result(),
             CliSubcommand::Enroll(subcommand) => subcommand.prints_result(),
             CliSubcommand::Export(subcommand) => subcommand.prints_result(),
+            CliSubcommand::Metrics(arguments) => arguments.prints_result(),
             _ => true,
         }
     }
@@ -234,6 +246,8 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Verify(subcommand) => verify::run(common, &subcommand),
         CliSubcommand::Introspect(arguments) => introspect::run(common, &arguments).await,
         CliSubcommand::Nonce(arguments) => nonce::run(common, &arguments).await,
+        CliSubcommand::Metrics(arguments) => metrics::run(common, &arguments).await,
+        CliSubcommand::Top(arguments) => top::run(common, &arguments).await,
         CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
     }
 }

@@ -224,8 +224,12 @@ fn policy_lines(policies: &PoliciesStatus) -> Vec<String> {
         lines.push(format!("{number}, version {version}, read {at}, times in {}", policies.timezone));
         lines.push(format!("SHA-256 {}", set.sha256));
     }
-    if policies.require_permit {
-        lines.push("each request needs a policy that permits it".to_owned());
+    match (policies.require_permit, &policies.set) {
+        (true, _) => lines.push("each request needs a policy that permits it".to_owned()),
+        (false, Some(_)) => {
+            lines.push("implicit permit: a grant suffices where no policy forbids".to_owned())
+        }
+        (false, None) => {}
     }
     lines
 }

@@ -27,6 +27,11 @@ impl Timestamp {
         self.0 / 1_000_000
     }
 
+    /// Seconds since the epoch with their fraction.
+    pub fn as_secs_f64(self) -> f64 {
+        Duration::from_micros(self.0).as_secs_f64()
+    }
+
     /// The time `duration` later; saturates at the last representable one.
     pub const fn after(self, duration: Duration) -> Timestamp {
         // Microseconds beyond u64 exceed any representable time.

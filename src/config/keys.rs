@@ -124,6 +124,13 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("certificates", RATE),
         ]),
     ),
+    Key::optional(
+        "metrics",
+        Kind::Table(&[
+            Key::optional("agents", RATE),
+            Key::optional("group", Kind::Text("\"hostbadge-metrics\"")),
+        ]),
+    ),
     Key::optional("clock", Kind::Table(&[Key::optional("require_synchronized", Kind::Boolean)])),
     Key::optional("admin", Kind::Table(&[Key::optional("group", Kind::Text("\"hostbadge-admin\""))])),
 ];

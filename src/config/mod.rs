@@ -9,6 +9,7 @@ mod directory;
 mod durations;
 mod escape;
 mod keys;
+mod metrics;
 mod policy;
 mod posture;
 mod schema;
@@ -32,6 +33,8 @@ pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
 pub use durations::{RawDuration, parse_duration};
 pub use escape::escape_unprintable;
+pub use metrics::MetricsSection;
+use metrics::check_metrics;
 pub use policy::PolicySection;
 use posture::check_posture;
 pub use posture::{PostureMode, PostureSection};
@@ -92,6 +95,8 @@ pub struct Config {
     pub log: LogSection,
     /// The table `[admin]`.
     pub admin: AdminSection,
+    /// The table `[metrics]`.
+    pub metrics: MetricsSection,
     /// The tables `[[signals]]`.
     pub signals: Vec<SignalSection>,
     /// The tables `[tenant.NAME]`, by name.
@@ -136,6 +141,8 @@ struct ConfigFile {
     log: LogSection,
     #[serde(default)]
     admin: AdminSection,
+    #[serde(default)]
+    metrics: OptionalSpan<MetricsSection>,
     #[serde(default)]
     signals: Vec<Spanned<SignalSection>>,
     #[serde(default, rename = "tenant")]
@@ -234,6 +241,7 @@ impl Config {
         let certificates = config_file.certificates.checked(&source, check_certificates, &mut diagnostics);
         let seal = config_file.seal.checked(&source, check_seal, &mut diagnostics);
         let limits = config_file.limits.checked(&source, check_limits, &mut diagnostics);
+        let metrics = config_file.metrics.checked(&source, check_metrics, &mut diagnostics);
         let posture = config_file.posture.checked(&source, check_posture, &mut diagnostics);
         let signals = check_signals(config_file.signals, &source, &mut diagnostics);
         let tenants = check_tenants(config_file.tenants, &source, &mut diagnostics);
@@ -261,6 +269,7 @@ impl Config {
             audit: config_file.audit,
             log: config_file.log,
             admin: config_file.admin,
+            metrics,
             signals,
             tenants,
         })

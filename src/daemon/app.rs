@@ -101,11 +101,13 @@ impl App {
     fn build(dev_dir: Option<PathBuf>, config: Config, audit: Audit) -> Result<App, Error> {
         let swtpm = dev_dir.as_ref().map(|dir| SoftwareTpm::start(&dir.join("tpm"))).transpose()?;
         let tpm_config = tpm_config(&config, swtpm.as_ref())?;
-        let names = Names::start([Name::Group(config.admin.group.clone())])?;
+        let names =
+            Names::start([&config.admin.group, &config.metrics.group].map(|name| Name::Group(name.clone())))?;
         let parts = Parts::open(&config, names.clone(), audit.clone());
         let signals = Signals::listen()?;
         let admin_policy = admin_policy(&config, names, dev_dir.is_some());
-        let sockets = open_sockets(&config.paths.run, admin_policy.group_number().ok())?;
+        let groups = (admin_policy.group_number().ok(), admin_policy.metrics_group_number());
+        let sockets = open_sockets(&config.paths.run, groups.0, groups.1)?;
         let admin_group = admin_group::spawn(admin_policy.clone(), sockets.own_admin_path.clone());
 
         let mut startup = Startup::default();
@@ -233,6 +235,7 @@ fn tpm_config(config: &Config, swtpm: Option<&SoftwareTpm>) -> Result<TpmConfig,
 fn admin_policy(config: &Config, names: Names, is_dev: bool) -> AdminPolicy {
     AdminPolicy {
         admin_group: config.admin.group.clone(),
+        metrics_group: config.metrics.group.clone(),
         names,
         dev_uid: is_dev.then(|| nix::unistd::geteuid().as_raw()),
     }

@@ -1,5 +1,7 @@
 //! The parts that several components share, and what each component gets of them.
 
+use std::sync::Arc;
+
 use super::activity_loader::ActivityDeps;
 use super::alert_sender::ALERT_SOCKET;
 use super::anomaly_monitor::AnomalyDeps;
@@ -9,7 +11,7 @@ use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use super::revocation_manager::RevocationDeps;
-use crate::agents::{AgentRegistry, AgentSource};
+use crate::agents::{AgentRegistry, AgentSet, AgentSource};
 use crate::anomaly::Anomalies;
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
@@ -21,7 +23,9 @@ use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, R
 use crate::names::Names;
 use crate::peer::{DigestCache, Readers, ServiceManager, hidden_processes};
 use crate::pki::CertificateIssuer;
-use crate::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate, TenantQuota, TenantQuotas};
+use crate::policy::{
+    AdminPolicy, Limiter, Policies, PolicyConfig, Rate, ReadPolicies, TenantQuota, TenantQuotas,
+};
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
 use crate::revocation::Revocations;
 use crate::revocation::status::StatusLists;
@@ -51,14 +55,15 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Reads the agents, the bundles of other trust domains and the enrollment state. Faults are logged; what
+    /// Reads the agents, the policies, the bundles of other trust domains and the enrollment state. Faults are logged; what
     /// cannot be read is left out. Waits at most 5 s for the numbers of `names`.
     pub fn open(config: &Config, names: Names, audit: Audit) -> Parts {
         let (paths, clock) = (&config.paths, Clock::System);
         let digest_cache = DigestCache::with_readers(Readers::for_run_dir(&paths.run));
-        let agents = AgentRegistry::open_with(AgentSource::from(config), names, clock.clone(), digest_cache);
+        let policies = new_policies(config, clock.clone());
+        audit.state_policies(policies.clone());
+        let agents = open_agents(config, names, clock.clone(), digest_cache, &policies);
         log_faults(Event::AgentsRejected, &agents.load_status().faults);
-        let policies = open_policies(config, &agents, clock.clone());
         log_faults(Event::PoliciesRejected, &policies.status().faults);
         let federation = Federation::open(&paths.federation, config.needs_federation);
         log_faults(Event::FederationRejected, &federation.diagnostics());
@@ -273,6 +278,7 @@ impl Parts {
             rotation_policy: rotation_policy(config),
             certificate_issuer: self.certificate_issuer,
             admin_policy,
+            agent_series: config.metrics.agents,
         }
     }
 }
@@ -288,10 +294,9 @@ fn rotation_policy(config: &Config) -> RotationPolicy {
     }
 }
 
-/// Reads the policies, for the agents that were read before. With faults, nothing is permitted until a reload
-/// succeeds.
-fn open_policies(config: &Config, agents: &AgentRegistry, clock: Clock) -> Policies {
-    let policies = Policies::new(
+/// Policies that are not known until they are read.
+fn new_policies(config: &Config, clock: Clock) -> Policies {
+    Policies::new(
         PolicyConfig {
             dir: config.paths.policies.clone(),
             must_exist: config.needs_policies,
@@ -299,15 +304,25 @@ fn open_policies(config: &Config, agents: &AgentRegistry, clock: Clock) -> Polic
             zone: config.policy.timezone.clone(),
         },
         clock,
-    );
-    // The faults are in the status, and the caller logs them.
-    if let Ok(read) = policies.read(false) {
-        for warning in read.warnings(&agents.current()) {
+    )
+}
+
+/// Reads the agents and the policies. With faults in the policies, nothing is permitted until a reload succeeds.
+fn open_agents(
+    config: &Config,
+    names: Names,
+    clock: Clock,
+    digest_cache: DigestCache,
+    policies: &Policies,
+) -> AgentRegistry {
+    let activate = |read: ReadPolicies, agents: &Arc<AgentSet>| {
+        for warning in read.warnings(agents) {
             tracing::warn!("{warning}");
         }
-        policies.activate(read, agents.current());
-    }
-    policies
+        policies.activate(read, agents.clone());
+    };
+    let source = AgentSource::from(config);
+    AgentRegistry::open_with(source, names, clock, digest_cache, || policies.read_beside(false), activate)
 }
 
 fn tenant_quotas(config: &Config) -> TenantQuotas {

@@ -19,8 +19,10 @@ use crate::service::IdentityService;
 const MAX_WORKERS: usize = 8;
 /// Connections to the admin socket: in total, and of one UID.
 const ADMIN_CONNECTIONS: (usize, usize) = (64, 32);
+/// Connections to the metrics socket: in total, and of one UID. They take none from administrators.
+const METRICS_CONNECTIONS: (usize, usize) = (16, 8);
 
-/// The servers: the admin server runs, the others from [`ServersHandle::accept_agents`] on.
+/// The servers: those for administrators and metrics run, the others from [`ServersHandle::accept_agents`] on.
 pub(super) struct ServersHandle {
     /// Worker threads; their heartbeats feed the watchdog.
     pub workers: Arc<WorkerPool>,
@@ -30,8 +32,8 @@ pub(super) struct ServersHandle {
     stop_workers: CancellationToken,
 }
 
-/// Starts the workers and the admin server on the current runtime. The admin server has connection limits of
-/// its own and uses no worker, so that agents cannot keep the administrator out.
+/// Starts the workers, the admin server and that of metrics on the current runtime. Both have connection limits of
+/// their own and use no worker, so that agents cannot keep the administrator out.
 ///
 /// # Errors
 /// A thread or a runtime cannot be started, the embedded gRPC descriptors are invalid, or a listener cannot
@@ -75,26 +77,17 @@ pub(super) fn spawn(
     if let Some(listener) = sockets.credentials {
         agent_servers.push(on_workers(listener, Api::Credentials(for_workers))?);
     }
-    let (total, per_uid) = ADMIN_CONNECTIONS;
-    let admin_limits = ConnectionLimits::new(total, per_uid);
-    let admin_server = Server::new(
-        sockets.admin,
-        Api::Admin(admin),
-        admin_limits,
-        new_pace(),
-        None,
-        closer.clone(),
-        stop.clone(),
-    )?;
+    let for_admins = |listener, (total, per_uid)| {
+        let (api, limits) = (Api::Admin(admin.clone()), ConnectionLimits::new(total, per_uid));
+        Server::new(listener, api, limits, new_pace(), None, closer.clone(), stop.clone())
+    };
+    let mut running = vec![spawn_server(for_admins(sockets.admin, ADMIN_CONNECTIONS)?)];
+    if let Some(listener) = sockets.metrics {
+        running.push(spawn_server(for_admins(listener, METRICS_CONNECTIONS)?));
+    }
     tokio::spawn(critical_task("the health report", workload.report_health()));
     tokio::spawn(critical_task("the release of memory", release_unused_memory(connection_limits)));
-    Ok(ServersHandle {
-        workers,
-        agent_servers,
-        running: vec![spawn_server(admin_server)],
-        stop,
-        stop_workers,
-    })
+    Ok(ServersHandle { workers, agent_servers, running, stop, stop_workers })
 }
 
 fn spawn_server(server: Server) -> JoinHandle<()> {

@@ -278,7 +278,8 @@ fn of_verdict(verdict: Verdict, circumstances: &Circumstances) -> Layer {
     match verdict.answer {
         Answer::Permit => Layer::allows(rules, "a policy permits the request, and none forbids it"),
         Answer::Silent if !circumstances.policies.requires_permit() => {
-            Layer::allows(Vec::new(), "no policy applies, so the grant suffices")
+            let rules = vec![Rule::named("implicit permit ([policy] require_permit = false)")];
+            Layer::allows(rules, "no policy applies, so the grant suffices")
         }
         Answer::Silent => {
             let rules = vec![Rule::named("[policy] require_permit = true")];

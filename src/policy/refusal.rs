@@ -33,6 +33,18 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All codes, in the order of their variants.
+    pub const ALL: [ErrorCode; 8] = [
+        ErrorCode::AccessDenied,
+        ErrorCode::InvalidClient,
+        ErrorCode::InvalidRequest,
+        ErrorCode::InvalidScope,
+        ErrorCode::InvalidTarget,
+        ErrorCode::ServerError,
+        ErrorCode::SlowDown,
+        ErrorCode::TemporarilyUnavailable,
+    ];
+
     /// Returns the code as it appears in answers and audit records.
     pub fn as_str(self) -> &'static str {
         match self {

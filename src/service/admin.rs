@@ -11,7 +11,7 @@ use crate::audit::{self, AuditQuery};
 use crate::error_class::ErrorClass;
 use crate::issue::AdminClass;
 use crate::peer::{Peer, PeerLookup};
-use crate::policy::{AdminGroupProblem, ErrorCode, RateLimitKey};
+use crate::policy::{AdminGroupProblem, AdminPolicy, ErrorCode, RateLimitKey};
 use crate::wire::admin::{AuditResponse, MAX_AUDIT_RECORDS, MissingRecords};
 
 /// A caller that may administer: root, a member of the admin group, or the user of a development host. Only
@@ -25,6 +25,11 @@ pub struct Admin {
 /// Only [`IdentityService::require_root`] makes one.
 #[derive(Clone, Debug)]
 pub struct RootAdmin(Admin);
+
+/// A caller that may read metrics: an administrator, or a member of the metrics group. Only
+/// [`IdentityService::authenticate_monitor`] makes one.
+#[derive(Clone, Debug)]
+pub struct Monitor(());
 
 impl Admin {
     /// The administrator in audit records: `uid N, pid N`.
@@ -51,9 +56,27 @@ impl IdentityService {
     /// # Errors
     /// A recorded refusal where the caller may not administer or cannot be read.
     pub async fn authenticate_admin(&self, lookup: PeerLookup) -> Result<Admin, RequestError> {
+        let peer = self.authenticate(lookup, AdminPolicy::is_admin).await?;
+        Ok(Admin { peer })
+    }
+
+    /// The caller as one that may read metrics.
+    ///
+    /// # Errors
+    /// A recorded refusal where the caller may not, or cannot be read.
+    pub async fn authenticate_monitor(&self, lookup: PeerLookup) -> Result<Monitor, RequestError> {
+        self.authenticate(lookup, AdminPolicy::is_monitor).await?;
+        Ok(Monitor(()))
+    }
+
+    async fn authenticate(
+        &self,
+        lookup: PeerLookup,
+        is_permitted: fn(&AdminPolicy, &Peer) -> bool,
+    ) -> Result<Peer, RequestError> {
         let authenticated = self.require_peer(lookup).and_then(|peer| {
-            if self.deps.admin_policy.is_admin(&peer) {
-                return Ok(Admin { peer });
+            if is_permitted(&self.deps.admin_policy, &peer) {
+                return Ok(peer);
             }
             self.check_rate(RateLimitKey::UnknownUid(peer.uid), Some(&peer))?;
             if self.deps.admin_policy.group_number() == Err(AdminGroupProblem::Unknown) {
@@ -67,7 +90,7 @@ impl IdentityService {
             Err(Rejection::new(ErrorCode::AccessDenied, description, &peer))
         });
         match authenticated {
-            Ok(admin) => Ok(admin),
+            Ok(peer) => Ok(peer),
             Err(rejection) => Err(self.record_rejection(rejection).await),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::{InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use super::requests;
 use crate::issue::{EvidenceResponse, MeasurementLogs, Nonce, Requester};
 use crate::peer::PeerLookup;
@@ -24,10 +25,13 @@ impl IdentityService {
         lookup: PeerLookup,
         request: Result<AttestRequest, InvalidRequest>,
     ) -> RequestResult<EvidenceResponse> {
-        match self.collect_evidence(lookup, request).await {
-            Ok((evidence, nonce)) => Ok(self.audit.record_attestation(evidence, &nonce).await?),
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        let decision = async {
+            match self.collect_evidence(lookup, request).await {
+                Ok((evidence, nonce)) => Ok(self.audit.record_attestation(evidence, &nonce).await?),
+                Err(rejection) => Err(self.record_rejection(rejection).await),
+            }
+        };
+        self.measured(RequestKind::Evidence, decision).await
     }
 
     async fn collect_evidence(

@@ -3,6 +3,7 @@
 use super::error::{InvalidRequest, RequestError, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use super::requests::{self, CheckedCertificateRequest};
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
@@ -23,10 +24,13 @@ impl IdentityService {
         lookup: PeerLookup,
         request: Result<CertificateRequest<'_>, InvalidRequest>,
     ) -> RequestResult<IssuedX509Svid> {
-        match self.decide_certificate(lookup, request.and_then(requests::certificate_request)).await {
-            Ok(certificate) => self.record_certificate(certificate).await,
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        let decision = async {
+            match self.decide_certificate(lookup, request.and_then(requests::certificate_request)).await {
+                Ok(certificate) => self.record_certificate(certificate).await,
+                Err(rejection) => Err(self.record_rejection(rejection).await),
+            }
+        };
+        self.measured(RequestKind::X509Svid, decision).await
     }
 
     /// An X.509-SVID with a key that the daemon generates, for an agent with an open stream. With
@@ -39,21 +43,24 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<IssuedX509Svid> {
-        self.deps.certificate_issuer.wait_until_usable(&self.deps.clock).await;
-        let issue = || -> Result<IssuedX509Svid, Rejection> {
-            let (permit, issuer_state) = self.permit_stream_identity(agent)?;
-            let now = self.deps.clock.now();
-            self.check_certificate_quota(&permit, issuer_state.host(), now)?;
-            Ok(self.deps.certificate_issuer.issue_for_stream(permit, issuer_state.host(), now)?)
-        };
-        match issue() {
-            Ok(certificate) => {
-                let recorded = self.record_certificate(certificate).await?;
-                self.deps.certificate_issuer.cache_for_sharing(recorded.get());
-                Ok(recorded)
+        let decision = async {
+            self.deps.certificate_issuer.wait_until_usable(&self.deps.clock).await;
+            let issue = || -> Result<IssuedX509Svid, Rejection> {
+                let (permit, issuer_state) = self.permit_stream_identity(agent)?;
+                let now = self.deps.clock.now();
+                self.check_certificate_quota(&permit, issuer_state.host(), now)?;
+                Ok(self.deps.certificate_issuer.issue_for_stream(permit, issuer_state.host(), now)?)
+            };
+            match issue() {
+                Ok(certificate) => {
+                    let recorded = self.record_certificate(certificate).await?;
+                    self.deps.certificate_issuer.cache_for_sharing(recorded.get());
+                    Ok(recorded)
+                }
+                Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
             }
-            Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
-        }
+        };
+        self.measured(RequestKind::X509Svid, decision).await
     }
 
     /// Records a signed certificate. If the record fails, the certificate is discarded and no longer counts

@@ -290,17 +290,13 @@ impl From<&PolicyStatus> for PoliciesStatus {
 
 impl From<&agents::PendingChange> for PendingChange {
     fn from(change: &agents::PendingChange) -> Self {
-        let describe = |one: &agents::RightsChange| {
-            let wider = if one.widens { " (wider)" } else { "" };
-            format!("{}{wider}", one.description)
-        };
         PendingChange {
             digest: change.digest.clone(),
             requested_by: change.requested_by.as_ref().map(|administrator| administrator.id.clone()),
             since: change.since,
             count: change.rights.count,
             widening: change.rights.widening,
-            changes: change.rights.changes.iter().map(describe).collect(),
+            changes: change.rights.changes.iter().map(agents::RightsChange::text).collect(),
         }
     }
 }

@@ -8,6 +8,7 @@ use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use super::requests;
 use crate::agents::{is_credential_name, is_tenant_name};
 use crate::audit::Event;
@@ -36,10 +37,13 @@ impl IdentityService {
         lookup: PeerLookup,
         request: Result<ReleaseRequest<'_>, InvalidRequest>,
     ) -> RequestResult<ReleasedCredential> {
-        match self.decide_release(lookup, request.and_then(requests::credential_request)).await {
-            Ok(released) => Ok(self.audit.record_credential(released).await?),
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        let decision = async {
+            match self.decide_release(lookup, request.and_then(requests::credential_request)).await {
+                Ok(released) => Ok(self.audit.record_credential(released).await?),
+                Err(rejection) => Err(self.record_rejection(rejection).await),
+            }
+        };
+        self.measured(RequestKind::Credential, decision).await
     }
 
     async fn decide_release(

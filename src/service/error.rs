@@ -107,6 +107,9 @@ pub enum AdminError {
     /// The audit log cannot be read.
     #[error("the audit log cannot be read: {0}")]
     ReadAudit(#[source] io::Error),
+    /// The metrics cannot be written as text.
+    #[error("a metric has a value of another kind")]
+    Metrics(#[source] std::fmt::Error),
     /// A blocking task ended without a result.
     #[error("the request was not completed: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -205,7 +208,7 @@ impl AdminError {
             AdminError::Credentials(error) | AdminError::NotErased(error) => error.class(),
             AdminError::Revocation(error) => error.class(),
             AdminError::Signal(error) => error.class(),
-            AdminError::ReadAudit(_) | AdminError::Task(_) => ErrorClass::Internal,
+            AdminError::ReadAudit(_) | AdminError::Metrics(_) | AdminError::Task(_) => ErrorClass::Internal,
         }
     }
 }

@@ -39,6 +39,28 @@ pub enum ServiceHealth {
 }
 
 impl ServiceHealth {
+    /// All values, from the best to the worst.
+    pub const ALL: [ServiceHealth; 6] = [
+        ServiceHealth::Full,
+        ServiceHealth::WithStalledWorkers,
+        ServiceHealth::WithUnsafeCredentials,
+        ServiceHealth::WithoutCredentials,
+        ServiceHealth::WithoutTpm,
+        ServiceHealth::NotIssuing,
+    ];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            ServiceHealth::Full => "full",
+            ServiceHealth::WithStalledWorkers => "stalled_workers",
+            ServiceHealth::WithUnsafeCredentials => "unsafe_credentials",
+            ServiceHealth::WithoutCredentials => "without_credentials",
+            ServiceHealth::WithoutTpm => "without_tpm",
+            ServiceHealth::NotIssuing => "not_issuing",
+        }
+    }
+
     /// Whether SVIDs are issued. The gRPC health service reports SERVING exactly then, because a SPIFFE
     /// client has no use for the TPM's state: a daemon whose TPM is away for a while still issues what such a
     /// client asks for.

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
+use super::request_metrics::RequestMetrics;
 use super::status_list_cache::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
@@ -100,6 +101,8 @@ pub struct ServiceDeps {
     pub certificate_issuer: CertificateIssuer,
     /// Who is an administrator.
     pub admin_policy: AdminPolicy,
+    /// How many agents have metrics of their own, unless a request says how many.
+    pub agent_series: usize,
 }
 
 /// The request path. Cheap to clone; every clone works on the same components.
@@ -114,6 +117,8 @@ pub struct IdentityService {
     /// The administrators' commands that changed protected state.
     pub(super) command_budget: Arc<CommandBudget>,
     pub(super) workers: WorkerHealth,
+    /// The requests so far.
+    pub(super) request_metrics: Arc<RequestMetrics>,
     /// Tokens that each agent has used up or revoked.
     pub(super) mark_quota: Arc<MarkQuota>,
 }
@@ -128,6 +133,7 @@ impl IdentityService {
             status_list_cache: Arc::default(),
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
+            request_metrics: Arc::default(),
             mark_quota: Arc::new(MarkQuota::new(deps.clock.boot_time())),
             deps: Arc::new(deps),
         }

@@ -13,6 +13,7 @@
 use super::error::{InvalidRequest, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::{Outcome, RequestKind};
 use crate::agents::{self, AuthenticatedAgent};
 use crate::audit::Recorded;
 use crate::credentials::ReleasedCredential;
@@ -28,6 +29,12 @@ pub struct LoadRefused {
     pub fails_unit: bool,
     /// The refusal, or the failure of the audit log.
     pub error: RequestError,
+}
+
+impl From<&LoadRefused> for Outcome {
+    fn from(refused: &LoadRefused) -> Outcome {
+        (&refused.error).into()
+    }
 }
 
 /// Who connected.
@@ -48,18 +55,21 @@ impl IdentityService {
         lookup: PeerLookup,
         address: Result<ManagerAddress, InvalidRequest>,
     ) -> Result<Recorded<ReleasedCredential>, LoadRefused> {
-        let (fails_unit, released) = match self.identify_manager(lookup, address) {
-            Err(rejection) => (false, Err(rejection)),
-            Ok((peer, caller, address)) => (true, self.decide_load(&peer, caller, &address).await),
+        let decision = async {
+            let (fails_unit, released) = match self.identify_manager(lookup, address) {
+                Err(rejection) => (false, Err(rejection)),
+                Ok((peer, caller, address)) => (true, self.decide_load(&peer, caller, &address).await),
+            };
+            let error = match released {
+                Ok(released) => match self.audit.record_credential(released).await {
+                    Ok(recorded) => return Ok(recorded),
+                    Err(unavailable) => unavailable.into(),
+                },
+                Err(rejection) => self.record_rejection(rejection).await,
+            };
+            Err(LoadRefused { fails_unit, error })
         };
-        let error = match released {
-            Ok(released) => match self.audit.record_credential(released).await {
-                Ok(recorded) => return Ok(recorded),
-                Err(unavailable) => unavailable.into(),
-            },
-            Err(rejection) => self.record_rejection(rejection).await,
-        };
-        Err(LoadRefused { fails_unit, error })
+        self.measured(RequestKind::LoadedCredential, decision).await
     }
 
     /// Tells who connected, by the kernel's information.

@@ -6,15 +6,16 @@ use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
 use crate::agents::{
-    self, Administrator, AgentChanges, Held, MAX_LISTED_NAMES, MayBeEmpty, ReloadBy, Reloaded,
+    self, Administrator, AgentChanges, Held, MAX_LISTED_NAMES, MayBeEmpty, ReloadBy, Reloaded, RightsChange,
+    RightsDiff,
 };
 use crate::audit::Event;
 use crate::config::Diagnostic;
 use crate::peer;
 use crate::plural::counted;
-use crate::policy::PolicySetId;
 use crate::policy::cedar::counted_policies;
-use crate::wire::admin::{EmptyDirectory, ReloadCounts, ReloadRequest, ReloadResponse};
+use crate::policy::{PolicyChanges, PolicySetId, ReadPolicies};
+use crate::wire::admin::{EmptyDirectory, ReloadCounts, ReloadRequest, ReloadResponse, ReloadedPolicies};
 use crate::wire::change::{ApproveRequest, PendingChange};
 use crate::wire::error::Fault;
 
@@ -37,7 +38,7 @@ impl IdentityService {
         self.reload_by(ReloadBy::Administrator(administrator(admin).await), request).await
     }
 
-    /// Activates the agents and roles that wait for a second administrator, if the files still have the digest
+    /// Activates the agents, roles and policies that wait for a second administrator, if the files still have the digest
     /// that it examined.
     ///
     /// # Errors
@@ -100,19 +101,20 @@ impl IdentityService {
                 agents: may_be_empty(EmptyDirectory::Agents),
                 roles: may_be_empty(EmptyDirectory::Roles),
             };
-            let mut policy_warnings = Vec::new();
+            let (mut policy_warnings, mut policy_changes) = (Vec::new(), PolicyChanges::default());
             let reloaded = agents.reload_with(
                 &by,
                 agents_may_be_empty,
-                || policies.read(may_be_empty(EmptyDirectory::Policies)),
-                |read, agents| {
+                || policies.read_beside(may_be_empty(EmptyDirectory::Policies)),
+                |read: ReadPolicies, agents| {
                     policy_warnings = read.warnings(agents);
+                    policy_changes = read.changes().clone();
                     policies.activate(read, agents.clone());
                 },
             );
             let reloaded = reloaded.map(|mut reloaded| {
                 reloaded.warnings.extend(policy_warnings);
-                reloaded
+                (reloaded, policy_changes)
             });
             (reloaded, bundles)
         })
@@ -120,16 +122,17 @@ impl IdentityService {
         let mut faults = Vec::new();
         let response = match reloaded {
             // What became active is recorded, also where the other directory has a fault.
-            Ok(Reloaded { held: Some(Held::Refused(error)), .. }) => return Err(error.into()),
-            Ok(Reloaded { held: Some(Held::Pending(pending)), .. }) => {
+            Ok((Reloaded { held: Some(Held::Refused(error)), .. }, _)) => return Err(error.into()),
+            Ok((Reloaded { held: Some(Held::Pending(pending)), .. }, _)) => {
                 self.record_pending(&pending, requested_by).await?;
                 ReloadResponse { pending: Some(PendingChange::from(&*pending)), ..ReloadResponse::default() }
             }
-            Ok(Reloaded { changes, mut warnings, held: None }) => {
+            Ok((Reloaded { changes, mut warnings, held: None }, policy_changes)) => {
                 warnings.extend(self.missing_credentials());
                 let changes = self.audit.record_reload(changes, requested_by).await?.into_inner();
-                self.record_policies(policies_before, requested_by).await?;
-                response(changes, &warnings)
+                self.record_policies(policies_before, &policy_changes.rights, requested_by).await?;
+                let policies = (!policy_changes.is_empty()).then(|| reloaded_policies(policy_changes));
+                ReloadResponse { policies, ..response(changes, &warnings) }
             }
             Err(found) => {
                 faults = found;
@@ -183,13 +186,8 @@ impl IdentityService {
         pending: &agents::PendingChange,
         requested_by: &str,
     ) -> Result<(), AdminError> {
-        let first: Vec<&str> = pending
-            .rights
-            .changes
-            .iter()
-            .take(MAX_LISTED_NAMES)
-            .map(|one| one.description.as_str())
-            .collect();
+        let changes = pending.rights.changes.iter();
+        let first: Vec<String> = changes.take(MAX_LISTED_NAMES).map(RightsChange::text).collect();
         let description = format!(
             "{requested_by} asked for a reload that makes rights wider; it waits until another administrator \
              approves {}: {}, {} of them wider: [{}]",
@@ -205,6 +203,7 @@ impl IdentityService {
     async fn record_policies(
         &self,
         before: Option<PolicySetId>,
+        rights: &RightsDiff,
         requested_by: &str,
     ) -> Result<(), AdminError> {
         let status = self.deps.policies.status();
@@ -212,14 +211,15 @@ impl IdentityService {
             return Ok(());
         }
         let description = match status.set {
-            None => format!("{requested_by} reloaded the policies: there are none any more"),
+            None => "there are none any more".to_owned(),
             Some(set) => format!(
-                "{requested_by} reloaded the policies: version {}, {}, SHA-256 {}",
+                "version {}, {}, SHA-256 {}",
                 set.version,
                 counted_policies(status.policies),
                 set.sha256_hex()
             ),
         };
+        let description = format!("{requested_by} reloaded the policies: {description}{}", rights.summary());
         Ok(self.audit.record_event(Event::PoliciesReloaded, &description).await?)
     }
 
@@ -270,7 +270,19 @@ fn response(changes: AgentChanges, warnings: &[Diagnostic]) -> ReloadResponse {
         warnings: warnings.iter().take(MAX_WARNINGS).map(Fault::from).collect(),
         truncated,
         counts: truncated.then_some(counts),
+        policies: None,
         pending: None,
+    }
+}
+
+fn reloaded_policies(changes: PolicyChanges) -> ReloadedPolicies {
+    let listed = |labels: Vec<String>| labels.into_iter().take(MAX_LISTED_NAMES).collect();
+    ReloadedPolicies {
+        added: listed(changes.added),
+        changed: listed(changes.changed),
+        removed: listed(changes.removed),
+        count: changes.rights.count,
+        widening: changes.rights.widening,
     }
 }
 

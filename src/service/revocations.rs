@@ -7,6 +7,7 @@ use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use crate::agents::{AuthenticatedAgent, is_tenant_name};
 use crate::audit::Event;
 use crate::clock::BACKDATE;
@@ -47,13 +48,16 @@ impl IdentityService {
         lookup: PeerLookup,
         request: Result<RevokeOwnRequest, InvalidRequest>,
     ) -> RequestResult<()> {
-        match self.decide_revocation(lookup, request).await {
-            Ok(revoked) => {
-                let RevokedToken { agent, jti, detail } = revoked;
-                Ok(self.audit.record_token_revocation(&agent, jti.as_deref(), &detail).await?)
+        let decision = async {
+            match self.decide_revocation(lookup, request).await {
+                Ok(revoked) => {
+                    let RevokedToken { agent, jti, detail } = revoked;
+                    Ok(self.audit.record_token_revocation(&agent, jti.as_deref(), &detail).await?)
+                }
+                Err(rejection) => Err(self.record_rejection(rejection).await),
             }
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        };
+        self.measured(RequestKind::TokenRevocation, decision).await
     }
 
     async fn decide_revocation(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::error::{InvalidRequest, RequestError, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use super::revocations::unavailable;
 use crate::agents::{AgentName, AuthenticatedAgent};
 use crate::clock::Timestamp;
@@ -63,10 +64,13 @@ impl IdentityService {
                 Rejection::new(unavailable(&error), error.to_string(), &peer).with_agent(&agent)
             })
         };
-        match made.await {
-            Ok(nonce) => Ok(NonceResponse { nonce, expires_in: NONCE_TTL.as_secs() }),
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        let decision = async {
+            match made.await {
+                Ok(nonce) => Ok(NonceResponse { nonce, expires_in: NONCE_TTL.as_secs() }),
+                Err(rejection) => Err(self.record_rejection(rejection).await),
+            }
+        };
+        self.measured(RequestKind::Nonce, decision).await
     }
 
     /// Whether a nonce was made for the caller by [`IdentityService::make_nonce`] and is used for the first time.
@@ -78,13 +82,16 @@ impl IdentityService {
         lookup: PeerLookup,
         request: Result<UseNonceRequest, InvalidRequest>,
     ) -> RequestResult<bool> {
-        match self.decide_nonce(lookup, request).await {
-            Ok(UsedNonce { agent, outcome }) => {
-                let reason = outcome.err().map(|invalid| invalid.to_string());
-                Ok(self.audit.record_used_nonce(&agent, reason.as_deref()).await?)
+        let decision = async {
+            match self.decide_nonce(lookup, request).await {
+                Ok(UsedNonce { agent, outcome }) => {
+                    let reason = outcome.err().map(|invalid| invalid.to_string());
+                    Ok(self.audit.record_used_nonce(&agent, reason.as_deref()).await?)
+                }
+                Err(rejection) => Err(self.record_rejection(rejection).await),
             }
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        };
+        self.measured(RequestKind::Nonce, decision).await
     }
 
     async fn decide_nonce(

@@ -52,7 +52,13 @@ impl IdentityService {
             policies: PoliciesStatus::from(&deps.policies.status()),
             status_lists: {
                 let report = deps.status_lists.report();
-                StatusListsStatus { lists: report.lists, tokens: report.tokens, problem: report.problem }
+                StatusListsStatus {
+                    by_default: report.is_default,
+                    ttl: report.ttl.as_secs(),
+                    lists: report.lists,
+                    tokens: report.tokens,
+                    problem: report.problem,
+                }
             },
             anomalies: self.anomalies_status(),
             admin_group: AdminGroupStatus {

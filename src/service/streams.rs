@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::error::{InvalidRequest, NotReady, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use super::requests;
 use crate::agents::{AuthenticatedAgent, Registrations};
 use crate::clock::BootTime;
@@ -126,21 +127,24 @@ impl IdentityService {
         agent: &AuthenticatedAgent,
         denial_logged: bool,
     ) -> RequestResult<WitSvid> {
-        let waited = self.wait_for_signer(std::slice::from_ref(agent)).await;
-        let issue = || -> Result<WitSvid, Rejection> {
-            waited?;
-            let (permit, issuer_state) = self.permit_stream_identity(agent)?;
-            let ttl = self.deps.certificate_issuer.ttl();
-            self.check_live_tokens(agent, ttl)?;
-            Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
-        };
-        match issue() {
-            Ok(svid) => {
-                self.watch_invocation(agent, svid.expires());
-                Ok(self.audit.record_wit_svid(svid).await?)
+        let decision = async {
+            let waited = self.wait_for_signer(std::slice::from_ref(agent)).await;
+            let issue = || -> Result<WitSvid, Rejection> {
+                waited?;
+                let (permit, issuer_state) = self.permit_stream_identity(agent)?;
+                let ttl = self.deps.certificate_issuer.ttl();
+                self.check_live_tokens(agent, ttl)?;
+                Ok(issuer_state.mint_wit_svid(permit, ttl, self.deps.clock.now())?)
+            };
+            match issue() {
+                Ok(svid) => {
+                    self.watch_invocation(agent, svid.expires());
+                    Ok(self.audit.record_wit_svid(svid).await?)
+                }
+                Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
             }
-            Err(rejection) => Err(self.record_rejection(rejection.counted_if(denial_logged)).await),
-        }
+        };
+        self.measured(RequestKind::WitSvid, decision).await
     }
 
     /// Whether the host's posture and the policies permit that an agent keeps credentials of its identity. A

@@ -3,6 +3,7 @@
 use super::error::{InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
 use super::requests::{self, JwtSvidParams};
 use crate::agents::{AuthenticatedAgent, Registrations};
 use crate::clock::Timestamp;
@@ -22,13 +23,16 @@ impl IdentityService {
         lookup: PeerLookup,
         request: Result<TokenRequest<'_>, InvalidRequest>,
     ) -> RequestResult<AccessToken> {
-        match self.decide_token(lookup, request.and_then(requests::token_request)).await {
-            Ok(token) => {
-                self.watch_invocation(token.permit().agent(), token.expires());
-                Ok(self.audit.record_token(token).await?)
+        let decision = async {
+            match self.decide_token(lookup, request.and_then(requests::token_request)).await {
+                Ok(token) => {
+                    self.watch_invocation(token.permit().agent(), token.expires());
+                    Ok(self.audit.record_token(token).await?)
+                }
+                Err(rejection) => Err(self.record_rejection(rejection).await),
             }
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        };
+        self.measured(RequestKind::AccessToken, decision).await
     }
 
     /// Whether a token of this host is valid now (RFC 7662), for any registered agent.
@@ -68,7 +72,8 @@ impl IdentityService {
             let introspection = inspect(of.entry().tenant.as_deref()).map_err(refuse)?;
             Ok((of, Introspection { is_used_up: true, ..introspection }))
         };
-        self.record_introspection(decision.await).await
+        let recorded = async { self.record_introspection(decision.await).await };
+        self.measured(RequestKind::Introspection, recorded).await
     }
 
     /// JWT-SVIDs of the caller's agents that are granted all the audiences, at least one.
@@ -80,15 +85,18 @@ impl IdentityService {
         lookup: PeerLookup,
         params: JwtSvidParams,
     ) -> RequestResult<Vec<JwtSvid>> {
-        match self.decide_jwt_svids(lookup, requests::jwt_svid_request(params)).await {
-            Ok(svids) => {
-                for svid in &svids {
-                    self.watch_invocation(svid.permit().agent(), svid.expires());
+        let decision = async {
+            match self.decide_jwt_svids(lookup, requests::jwt_svid_request(params)).await {
+                Ok(svids) => {
+                    for svid in &svids {
+                        self.watch_invocation(svid.permit().agent(), svid.expires());
+                    }
+                    Ok(self.audit.record_jwt_svids(svids).await?)
                 }
-                Ok(self.audit.record_jwt_svids(svids).await?)
+                Err(rejection) => Err(self.record_rejection(rejection).await),
             }
-            Err(rejection) => Err(self.record_rejection(rejection).await),
-        }
+        };
+        self.measured(RequestKind::JwtSvid, decision).await
     }
 
     /// Whether a JWT-SVID of this trust domain or of a federated one is valid for `audience`, for any
@@ -121,7 +129,8 @@ impl IdentityService {
             })
             .map_err(|e| undecided(&e, &peer).with_agent(&agent))
         };
-        self.record_introspection(decision.await).await
+        let recorded = async { self.record_introspection(decision.await).await };
+        self.measured(RequestKind::JwtSvidValidation, recorded).await
     }
 
     /// Has the end of the invocation noticed in which something was issued. Call it after the issue and before the

@@ -88,6 +88,7 @@ impl Actor {
             }
             match requests.recv_timeout(self.poll_timeout()) {
                 Ok(request) => {
+                    status.metrics().remove_waiting();
                     self.handle_request(request);
                     // libtss2 leaves secrets there that the TPM returned.
                     wipe_unused_stack();
@@ -106,13 +107,20 @@ impl Actor {
         }
     }
 
-    /// Runs one request. After a fault of the TPM or the connection it recovers, and retries if that can
-    /// change the outcome: once on a new connection, or up to four times with delays for lack of TPM memory
-    /// or time.
-    fn handle_request(&mut self, mut request: Box<dyn TpmRequest>) {
+    /// Runs one request, unless its caller has stopped waiting, and measures it.
+    fn handle_request(&mut self, request: Box<dyn TpmRequest>) {
         if self.status.is_stopping() || request.is_cancelled() {
             return;
         }
+        let begun = Instant::now();
+        self.status.metrics().queue_wait.observe(begun.duration_since(request.queued_at()));
+        self.run_request(request);
+        self.status.metrics().duration.observe(begun.elapsed());
+    }
+
+    /// After a fault of the TPM or the connection it recovers, and retries if that can change the outcome: once
+    /// on a new connection, or up to four times with delays for lack of TPM memory or time.
+    fn run_request(&mut self, mut request: Box<dyn TpmRequest>) {
         // A caller is waiting, so the delay between attempts to connect does not grow beyond the initial one.
         if self.may_connect(self.config.initial_retry_delay) {
             self.connect();
@@ -177,6 +185,7 @@ impl Actor {
 
     /// Sets the state and reconnects, depending on what the failure says about the TPM.
     fn recover(&mut self, error: &Error) {
+        self.status.metrics().count_fault(error.fault_class());
         match error.fault_class() {
             FaultClass::Request
             | FaultClass::Authorization
@@ -286,6 +295,7 @@ impl Actor {
     /// Compares the TPM with the pinned Names, and sets the state accordingly.
     fn accept(&mut self, connection: TpmConnection) {
         self.failed_connects = 0;
+        self.status.metrics().connections.increment();
         let TpmIdentity { srk_name, ek_name, .. } = connection.identity();
         let (pinned_srk, pinned_ek) = self.pins.get_or_insert_with(|| (srk_name.clone(), ek_name.clone()));
         let identity_state = identity_check::compare_names((srk_name, ek_name), (pinned_srk, pinned_ek));

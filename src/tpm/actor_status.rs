@@ -4,11 +4,12 @@
 //! A thread that is blocked in a TPM command cannot report that, so a watchdog thread measures its calls.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::metrics::TpmMetrics;
 use super::state::{StateKind, TpmState};
 use crate::mutex::lock;
 
@@ -20,6 +21,7 @@ pub(super) struct ActorStatus {
     stopping: AtomicBool,
     thread: Mutex<ThreadStatus>,
     changed: Condvar,
+    metrics: Arc<TpmMetrics>,
 }
 
 struct ThreadStatus {
@@ -49,7 +51,12 @@ impl ActorStatus {
                 ended: false,
             }),
             changed: Condvar::new(),
+            metrics: Arc::default(),
         }
+    }
+
+    pub(super) fn metrics(&self) -> &Arc<TpmMetrics> {
+        &self.metrics
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<TpmState> {
@@ -211,7 +218,6 @@ impl Drop for ExitGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::sync::mpsc;
 
     #[test]

@@ -26,6 +26,7 @@ use super::ek_info::EkInfo;
 use super::error::Error;
 use super::info::TpmInfo;
 use super::keys;
+use super::metrics::TpmMetrics;
 use super::objects::KeyBlob;
 use super::objects::TpmObjects;
 use super::pcrs::PcrValues;
@@ -109,6 +110,11 @@ impl Tpm {
     /// Whether the thread is running. A thread that waits for a stalled TPM is.
     pub fn is_alive(&self) -> bool {
         !self.status.has_ended()
+    }
+
+    /// What the thread did, in numbers.
+    pub fn metrics(&self) -> &Arc<TpmMetrics> {
+        self.status.metrics()
     }
 
     /// Facts about the connected TPM, also in the states `cleared` and `replaced`.
@@ -314,11 +320,11 @@ impl Tpm {
         self.status.request_stop();
         // This request only wakes the thread; if the queue is full, the thread is awake.
         let (reply, _) = oneshot::channel::<Result<(), Error>>();
-        let _ = self.requests.try_send(Box::new(PendingRequest::new(
-            |_: &mut ConnectedTpm| Ok(()),
-            reply,
-            Instant::now(),
-        )));
+        let wake = PendingRequest::new(|_: &mut ConnectedTpm| Ok(()), reply, Instant::now());
+        self.status.metrics().add_waiting();
+        if self.requests.try_send(Box::new(wake)).is_err() {
+            self.status.metrics().remove_waiting();
+        }
         self.status.wait_until_ended()
     }
 
@@ -337,16 +343,29 @@ impl Tpm {
     {
         let (reply, response) = oneshot::channel();
         let request = PendingRequest::new(operation, reply, Instant::now() + timeout);
-        self.requests.try_send(Box::new(request)).map_err(|error| match error {
-            TrySendError::Full(_) => Error::QueueFull,
-            TrySendError::Disconnected(_) => Error::Stopped,
+        let metrics = self.status.metrics();
+        // Before the thread can take it.
+        metrics.add_waiting();
+        self.requests.try_send(Box::new(request)).map_err(|error| {
+            metrics.remove_waiting();
+            match error {
+                TrySendError::Full(_) => {
+                    metrics.queue_full.increment();
+                    Error::QueueFull
+                }
+                TrySendError::Disconnected(_) => Error::Stopped,
+            }
         })?;
         match tokio::time::timeout(timeout, response).await {
             Ok(Ok(response)) => response,
             // The thread dropped the request: it has ended, or it checked the deadline first.
             Ok(Err(_)) if self.status.is_stopping() || self.status.has_ended() => Err(Error::Stopped),
-            Ok(Err(_)) => Err(Error::DeadlineExceeded(timeout)),
+            Ok(Err(_)) => {
+                metrics.deadline_exceeded.increment();
+                Err(Error::DeadlineExceeded(timeout))
+            }
             Err(_) => {
+                metrics.deadline_exceeded.increment();
                 self.status.report_caller_timeout();
                 Err(Error::DeadlineExceeded(timeout))
             }

@@ -38,6 +38,7 @@ mod identity;
 mod identity_check;
 mod info;
 mod keys;
+mod metrics;
 mod nv_index;
 mod objects;
 mod pcrs;

@@ -17,6 +17,8 @@ pub(super) trait TpmRequest: Send {
     fn try_run(&mut self, tpm: &mut ConnectedTpm) -> Result<(), Error>;
     /// Replies with an error.
     fn fail(&mut self, error: Error);
+    /// When it was put into the queue.
+    fn queued_at(&self) -> Instant;
 }
 
 /// An operation, the channel for its result, and the caller's deadline.
@@ -24,6 +26,7 @@ pub(super) struct PendingRequest<T, F> {
     operation: F,
     reply: Option<oneshot::Sender<Result<T, Error>>>,
     deadline: Instant,
+    queued_at: Instant,
 }
 
 impl<T, F> PendingRequest<T, F>
@@ -32,7 +35,7 @@ where
     F: FnMut(&mut ConnectedTpm) -> Result<T, Error> + Send,
 {
     pub(super) fn new(operation: F, reply: oneshot::Sender<Result<T, Error>>, deadline: Instant) -> Self {
-        PendingRequest { operation, reply: Some(reply), deadline }
+        PendingRequest { operation, reply: Some(reply), deadline, queued_at: Instant::now() }
     }
 
     fn respond(&mut self, result: Result<T, Error>) {
@@ -64,5 +67,9 @@ where
 
     fn fail(&mut self, error: Error) {
         self.respond(Err(error));
+    }
+
+    fn queued_at(&self) -> Instant {
+        self.queued_at
     }
 }

@@ -59,6 +59,34 @@ pub enum StateKind {
 }
 
 impl StateKind {
+    /// All kinds.
+    pub const ALL: [StateKind; 9] = [
+        StateKind::Absent,
+        StateKind::Busy,
+        StateKind::Cleared,
+        StateKind::Lockout,
+        StateKind::OwnerAuth,
+        StateKind::Ready,
+        StateKind::Replaced,
+        StateKind::Reset,
+        StateKind::Starting,
+    ];
+
+    /// The name, as it is displayed.
+    pub fn name(self) -> &'static str {
+        match self {
+            StateKind::Absent => "absent",
+            StateKind::Busy => "busy",
+            StateKind::Cleared => "cleared",
+            StateKind::Lockout => "lockout",
+            StateKind::OwnerAuth => "owner-auth",
+            StateKind::Ready => "ready",
+            StateKind::Replaced => "replaced",
+            StateKind::Reset => "reset",
+            StateKind::Starting => "starting",
+        }
+    }
+
     /// What an administrator can do about the state, in one line.
     pub fn remedy(&self) -> &'static str {
         match self {
@@ -97,17 +125,7 @@ impl StateKind {
 
 impl fmt::Display for StateKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            StateKind::Absent => "absent",
-            StateKind::Busy => "busy",
-            StateKind::Cleared => "cleared",
-            StateKind::Lockout => "lockout",
-            StateKind::OwnerAuth => "owner-auth",
-            StateKind::Ready => "ready",
-            StateKind::Replaced => "replaced",
-            StateKind::Reset => "reset",
-            StateKind::Starting => "starting",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -117,19 +135,10 @@ mod tests {
 
     #[test]
     fn every_state_has_name_and_remedy() {
-        let all = [
-            (StateKind::Absent, "absent"),
-            (StateKind::Busy, "busy"),
-            (StateKind::Cleared, "cleared"),
-            (StateKind::Lockout, "lockout"),
-            (StateKind::OwnerAuth, "owner-auth"),
-            (StateKind::Ready, "ready"),
-            (StateKind::Replaced, "replaced"),
-            (StateKind::Reset, "reset"),
-            (StateKind::Starting, "starting"),
-        ];
-        for (kind, name) in all {
-            assert_eq!(kind.to_string(), name);
+        let names: Vec<String> = StateKind::ALL.iter().map(StateKind::to_string).collect();
+        let expected = "absent busy cleared lockout owner-auth ready replaced reset starting";
+        assert_eq!(names.join(" "), expected);
+        for kind in StateKind::ALL {
             assert!(!kind.remedy().is_empty() && !kind.remedy().contains('\n'));
         }
         assert_eq!(TpmState::new(StateKind::Absent, "no device").to_string(), "absent (no device)");

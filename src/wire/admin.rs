@@ -203,9 +203,28 @@ pub struct ReloadResponse {
     /// How many there are of each; absent unless a list lacks some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<ReloadCounts>,
+    /// The policies that changed; absent if none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policies: Option<ReloadedPolicies>,
     /// The change, if it is not active but waits for a second administrator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingChange>,
+}
+
+/// Policies that a reload added, changed and removed, by `@id`, file and line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ReloadedPolicies {
+    /// Policies that are new; at most 10.
+    pub added: Vec<String>,
+    /// Policies that are written otherwise; at most 10.
+    pub changed: Vec<String>,
+    /// Policies that were removed; at most 10.
+    pub removed: Vec<String>,
+    /// Number of all of them.
+    pub count: usize,
+    /// Number of those that make rights wider.
+    pub widening: usize,
 }
 
 /// Numbers of what a reload did, beside lists that do not have all names.
@@ -331,7 +350,7 @@ pub struct AuditRecord {
     /// The host's posture at the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<Posture>,
-    /// The policies that were in force at the decision.
+    /// The policies that were in force at the decision, or when another record was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicySet>,
     /// The calling process.

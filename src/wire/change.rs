@@ -17,7 +17,7 @@ pub struct ApproveRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PendingChange {
-    /// SHA-256 of the names and contents of the files of agents and roles, hexadecimal.
+    /// SHA-256 over the names and contents of the files of agents, roles and policies, hexadecimal.
     pub digest: String,
     /// The administrator who asked for it; `null` until one did.
     pub requested_by: Option<String>,

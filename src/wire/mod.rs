@@ -24,6 +24,7 @@ pub mod keys;
 pub mod leak;
 pub mod lifecycle;
 pub mod manager_address;
+pub mod metrics;
 pub mod offboarding;
 pub mod policy;
 pub mod posture;

@@ -104,6 +104,10 @@ pub struct AnomaliesStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusListsStatus {
+    /// Whether tokens have a status where their grant does not say it: `[tokens] status_list`.
+    pub by_default: bool,
+    /// How long a relying party may keep a list, in seconds: `[tokens] status_list_ttl`.
+    pub ttl: u64,
     /// Number of lists.
     pub lists: usize,
     /// Tokens that have an index in one.

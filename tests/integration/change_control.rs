@@ -8,11 +8,11 @@ use crate::common::http::Response;
 use crate::common::{API, Host};
 use serde_json::{Value, json};
 
-fn grant(lines: &str) -> String {
+pub fn grant(lines: &str) -> String {
     format!("[[grant]]\naudience = \"{API}\"\n{lines}\n")
 }
 
-fn agent(host: &Host, top: &str, tables: &str) {
+pub fn agent(host: &Host, top: &str, tables: &str) {
     host.agents_file("root", &format!("name = \"root\"\n{top}\n[match]\nuser = 0\n{tables}"));
 }
 
@@ -93,7 +93,7 @@ fn changes_of_roles_and_of_conditions_are_recorded_too() {
 }
 
 /// A host on which wider rights need two administrators: root, and a member of the admin group.
-fn host_for_two() -> (Host, Credentials) {
+pub fn host_for_two() -> (Host, Credentials) {
     let mut host = Host::new();
     host.configure("[change]\nrequire = \"two\"\n[admin]\ngroup = \"daemon\"\n");
     agent(&host, "", &grant("ttl = \"1m\""));
@@ -101,32 +101,32 @@ fn host_for_two() -> (Host, Credentials) {
     (host, Credentials::user(NOBODY).group(1))
 }
 
-fn start(host: &mut Host) {
+pub fn start(host: &mut Host) {
     host.start();
     fs::set_permissions(host.admin_socket(), Permissions::from_mode(0o666)).unwrap();
 }
 
 /// Asks as root for a reload, and returns the change that waits.
 #[track_caller]
-fn ask(host: &Host) -> Value {
+pub fn ask(host: &Host) -> Value {
     let answer = host.admin().post("/v1/agents/reload", &json!({}));
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["pending"].clone()
 }
 
-fn approve_as(host: &Host, caller: &Credentials, digest: &Value) -> Response {
+pub fn approve_as(host: &Host, caller: &Credentials, digest: &Value) -> Response {
     let body = json!({ "digest": digest }).to_string();
     let arguments = ["-H", "Content-Type: application/json", "-d", &body];
     caller.curl_at(&host.admin_socket(), "/v1/agents/approve", &arguments)
 }
 
-fn approve_as_root(host: &Host, digest: &Value) -> (u16, String) {
+pub fn approve_as_root(host: &Host, digest: &Value) -> (u16, String) {
     let answer = host.admin().post("/v1/agents/approve", &json!({ "digest": digest }));
     (answer.status, answer.text())
 }
 
 /// The longest lifetime of a token now.
-fn lifetime(host: &Host) -> u64 {
+pub fn lifetime(host: &Host) -> u64 {
     host.post("/v1/token", json!({ "audience": API })).json()["expires_in"].as_u64().unwrap_or_default()
 }
 

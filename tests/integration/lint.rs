@@ -118,6 +118,33 @@ fn lints_of_files_and_host_have_names_and_an_exit_status() {
 }
 
 #[test]
+fn tokens_that_outlive_a_status_list_and_have_no_status_are_found() {
+    let mut host = Host::new();
+    let unit = UnitFile::new("status", "");
+    let grant = |lines: &str| format!("[[grant]]\naudience = \"{API}\"\nscopes = [\"r\"]\n{lines}\n");
+    good_agent(&host, "long", 4711, &unit, &grant("ttl = \"30m\""));
+    good_agent(&host, "short", 4712, &unit, &grant("ttl = \"5m\""));
+    let allowed = ["--allow", "no-recovery-key"];
+    // Which configuration a daemon would have is not known.
+    assert_eq!(findings(&host, &allowed), (vec![], Some(0)));
+    host.start();
+    assert_eq!(findings(&host, &allowed), (vec!["agents:null no-status-list".to_owned()], Some(1)));
+    let text = String::from_utf8(lint(&host, &[]).stdout).unwrap();
+    assert!(text.contains("tokens of 1 grant of 1 agent live longer than 5m and have no status"), "{text}");
+    assert_eq!(findings(&host, &[&allowed[..], &["--allow", "no-status-list"]].concat()), (vec![], Some(0)));
+    good_agent(&host, "long", 4711, &unit, &grant("ttl = \"30m\"\nstatus_list = true"));
+    assert_eq!(findings(&host, &allowed), (vec![], Some(0)));
+
+    host.stop();
+    host.configure("[tokens]\nstatus_list = true\nstatus_list_ttl = \"1m\"\n");
+    host.start();
+    good_agent(&host, "long", 4711, &unit, &grant("ttl = \"30m\"\nstatus_list = false"));
+    assert_eq!(findings(&host, &allowed), (vec!["long:3 no-status-list".to_owned()], Some(1)));
+    good_agent(&host, "long", 4711, &unit, &grant("ttl = \"1m\"\nstatus_list = false"));
+    assert_eq!(findings(&host, &allowed), (vec![], Some(0)));
+}
+
+#[test]
 fn a_reload_counts_lints_in_one_warning() {
     let host = Host::started();
     host.agent("second", "user = 4711");

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::common::callers::NOBODY;
+use crate::common::callers::{Credentials, NOBODY};
 use crate::common::grpc::{Empty, Grpc, MESSAGE_TIMEOUT, PERMISSION_DENIED, X509Response};
 use crate::common::http::claims;
 use crate::common::{API, Host, until, until_true};
@@ -109,6 +109,29 @@ fn what_is_issued_states_the_set_that_was_in_force() {
         assert_eq!(line["policy"], json!({ "version": 1, "sha256": sha256 }), "{event}");
     }
     assert!(host.introspect(&host.token())["active"].as_bool().unwrap());
+    // What the policies do not decide: a start, an introspection, a caller that is no agent, a request without a grant.
+    let unknown = Credentials::user(NOBODY).curl_at(&host.agent_socket(), "/v1/token", &["-d", "audience=x"]);
+    assert_eq!(unknown.status, 401, "{}", unknown.text());
+    assert_eq!(host.post("/v1/token", json!({ "audience": "https://none" })).status, 400);
+    policy(
+        &host,
+        "b.cedar",
+        "forbid (principal == Agent::\"root\", action == Action::\"attest\", resource);\n",
+    );
+    assert!(reload(&host, &[]).0);
+    let second = host.status()["policies"]["set"].clone();
+    let lines = host.audit();
+    let of = |event: &str| {
+        let found = lines.iter().filter(|line| line["event"] == event);
+        found.map(|line| &line["policy"]).collect::<Vec<_>>()
+    };
+    let first = json!({ "version": 1, "sha256": sha256 });
+    for event in ["daemon-started", "introspected", "request-refused", "token-issued"] {
+        let sets = of(event);
+        assert!(!sets.is_empty() && sets.iter().all(|set| **set == first), "{event}: {sets:?}");
+    }
+    assert_eq!(of("policies-reloaded"), [&second]);
+    assert!(lines.iter().all(|line| line["policy"]["sha256"].is_string()), "{lines:?}");
 }
 
 #[test]

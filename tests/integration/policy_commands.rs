@@ -200,4 +200,6 @@ fn why_works_without_policies() {
     let explained = why(&host, &["root", "--audience", API]);
     assert_eq!((verdicts(&explained), &explained["policy"]), (["allows"; 3], &Value::Null));
     assert_eq!(explained["layers"][2]["reason"], "no policy applies, so the grant suffices");
+    let rule = json!([{ "rule": "implicit permit ([policy] require_permit = false)" }]);
+    assert_eq!(explained["layers"][2]["rules"], rule);
 }

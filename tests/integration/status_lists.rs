@@ -72,7 +72,8 @@ fn the_list_of_a_token_is_a_jwt_of_the_issuer_with_one_bit_for_each_index() {
     assert_eq!(host.get(&format!("/tenant/acme{}", list_path(&first))).status, 404);
     assert_eq!(host.post(&list_path(&first), json!({})).status, 405);
     let report = host.status()["status_lists"].clone();
-    assert_eq!(report, json!({ "lists": 1, "tokens": 2, "problem": null }));
+    let expected = json!({ "by_default": true, "ttl": 300, "lists": 1, "tokens": 2, "problem": null });
+    assert_eq!(report, expected);
     assert!(host.introspect(&first)["status"]["status_list"]["uri"] == json!(own.uri));
 }
 

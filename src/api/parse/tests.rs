@@ -177,6 +177,22 @@ fn queries_of_agents_and_their_life_cycle_are_checked() {
 }
 
 #[test]
+fn queries_of_metrics_are_checked() {
+    let query = |format, agents| MetricsQuery { format, agents };
+    assert_eq!(metrics_query("").unwrap(), query(TextFormat::OpenMetrics, None));
+    let both = metrics_query("format=prometheus&agents=1000").unwrap();
+    assert_eq!(both, query(TextFormat::Prometheus, Some(1000)));
+    assert_eq!(
+        metrics_query("agents=0&format=openmetrics").unwrap(),
+        query(TextFormat::OpenMetrics, Some(0))
+    );
+    for text in ["agents=1001", "agents=-1", "agents=", "agents=1&agents=1", "format=json", "format=", "x=1"]
+    {
+        assert!(metrics_query(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn audit_queries_name_what_is_wrong() {
     let (query, limit) =
         audit_query("after=7&limit=3&event=token-issued&agent=a%20b&tenant=t&jti=j").unwrap();

@@ -1,5 +1,6 @@
 use super::*;
 use crate::audit::line::MAX_BODY_LEN;
+use crate::audit::policy_member;
 
 /// The longest member `peer`: its texts at their bounds, a digest, and 512 bytes for names and numbers.
 const MAX_PEER_LEN: usize = MAX_CALLER_TEXT + MAX_NAME + MAX_EXE_PATH + 64 + 512;
@@ -33,7 +34,8 @@ fn every_kind_of_record_fits_a_line_whatever_its_texts_contain() {
             Record::for_key_event(Event::EnrollmentAnswered, text, Some(text), text, Timestamp::from_secs(0));
         for record in [&token, &certificate, &refusal, &event] {
             let length = record.to_json_members(ClockSync::Unsynchronized).unwrap().len();
-            assert!(length + MAX_PEER_LEN <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");
+            let length = length + MAX_PEER_LEN + policy_member::MAX_LEN;
+            assert!(length <= MAX_BODY_LEN, "{unit:?}: {length} bytes of {record:.100?}");
             assert!(record.journal_entry().message.len() <= 8192);
         }
     }

@@ -9,8 +9,9 @@ use miette::Diagnostic as CedarDiagnostic;
 use crate::config::{Diagnostic, SourceFile};
 
 use super::nesting::first_too_complex;
-use super::policy_set::{PolicyInfo, PolicySet, Scope};
+use super::policy_set::{PolicyInfo, PolicySet};
 use super::schema;
+use super::scope::Scope;
 use super::source::{PolicyFile, PolicySources};
 
 /// Faults of one file that are reported.

@@ -9,23 +9,30 @@
 
 mod approval;
 mod compile;
+mod diff;
 mod error;
+mod meaning;
+mod needs;
 mod nesting;
 mod policies;
 mod policy_set;
 mod question;
 mod schema;
+mod scope;
 mod set_id;
+mod slices;
 mod source;
 #[cfg(test)]
 mod tests;
 mod unknown_names;
 
 pub use approval::Approval;
+pub use diff::PolicyChanges;
 pub use error::QuestionError;
 pub use policies::{Policies, PolicyConfig, PolicySnapshot, PolicyStatus, ReadPolicies};
-pub use policy_set::{Answer, PolicyInfo, PolicySet, PolicySetBuildError, Scope, Verdict, counted_policies};
+pub use policy_set::{Answer, PolicyInfo, PolicySet, PolicySetBuildError, Verdict, counted_policies};
 pub use question::{Act, Principal, Process, Question};
 pub use schema::SCHEMA_TEXT;
+pub use scope::Scope;
 pub use set_id::PolicySetId;
 pub use unknown_names::warnings;

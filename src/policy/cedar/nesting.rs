@@ -8,8 +8,21 @@ const MAX_DEPTH: usize = 32;
 /// Characters of operators in one policy, `&&` being two: each can make an expression one level deeper.
 const MAX_OPERATORS: usize = 2_000;
 
+/// Brackets and operators of a policy that further recursions may walk: a tenth of what a stack bears.
+const SIMPLE: (usize, usize) = (16, 200);
+
 /// The first policy that is too complex, by its place in the text.
 pub(super) fn first_too_complex(text: &str) -> Option<Range<usize>> {
+    first_beyond(text, MAX_DEPTH, MAX_OPERATORS)
+}
+
+/// Whether the policies are far below what is too complex.
+pub(super) fn is_simple(text: &str) -> bool {
+    let (depth, operators) = SIMPLE;
+    first_beyond(text, depth, operators).is_none()
+}
+
+fn first_beyond(text: &str, max_depth: usize, max_operators: usize) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
     let (mut depth, mut ifs, mut operators) = (0_usize, 0_usize, 0_usize);
     let mut at = 0;
@@ -33,7 +46,7 @@ pub(super) fn first_too_complex(text: &str) -> Option<Range<usize>> {
             }
             _ => {}
         }
-        if depth + ifs > MAX_DEPTH || operators > MAX_OPERATORS {
+        if depth + ifs > max_depth || operators > max_operators {
             return Some(start..at);
         }
     }
@@ -86,5 +99,10 @@ mod tests {
             assert_eq!(first_too_complex(open), None);
         }
         assert_eq!(first_too_complex(&format!("a;\n{}", "(".repeat(40))), Some(35..36));
+        assert!(
+            is_simple(&"a && b; ".repeat(1_000))
+                && !is_simple(&"&&".repeat(101))
+                && !is_simple(&"(".repeat(17))
+        );
     }
 }

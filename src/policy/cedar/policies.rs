@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 
-use crate::agents::AgentSet;
+use crate::agents::{AgentSet, EvaluatedAttributes, ReadBeside};
 use crate::clock::{Clock, LocalTime, Timestamp, Zone};
 use crate::config::Diagnostic;
 
 use super::compile::compile;
+use super::diff::PolicyChanges;
 use super::policy_set::{PolicyInfo, PolicySet};
 use super::set_id::PolicySetId;
 use super::source;
@@ -67,8 +68,12 @@ pub(super) struct ActivePolicies {
     loaded_at: Timestamp,
 }
 
-/// The content of the directory, not yet in force; `None` without policy files.
-pub struct ReadPolicies(Option<PolicySet>);
+/// The content of the directory, not yet in force.
+pub struct ReadPolicies {
+    /// `None` without policy files.
+    set: Option<PolicySet>,
+    changes: PolicyChanges,
+}
 
 /// The policies at one moment. A decision works on one, so that it does not see a reload.
 pub struct PolicySnapshot(Guard<Arc<InForce>>);
@@ -118,11 +123,29 @@ impl Policies {
         read
     }
 
+    /// As [`Policies::read`], with what it changes in the rights of agents. Blocking.
+    ///
+    /// # Errors
+    /// As [`Policies::read`].
+    pub fn read_beside(&self, allow_empty: bool) -> Result<ReadBeside<ReadPolicies>, Vec<Diagnostic>> {
+        let read = self.read(allow_empty)?;
+        Ok(ReadBeside {
+            has_previous: !matches!(self.0.current.load().state, State::Unknown),
+            sha256: read.set.as_ref().map(|set| *set.sha256()),
+            rights: read.changes.rights.clone(),
+            evaluates: read
+                .set
+                .as_ref()
+                .map_or_else(EvaluatedAttributes::default, PolicySet::evaluated_attributes),
+            content: read,
+        })
+    }
+
     /// Brings what was read into force, for the agents that were read with it. A set with the same content
     /// keeps its version.
     pub fn activate(&self, read: ReadPolicies, agents: Arc<AgentSet>) {
         let shared = &*self.0;
-        let Some(set) = read.0 else {
+        let Some(set) = read.set else {
             shared.store(State::Absent);
             return;
         };
@@ -166,7 +189,12 @@ impl Policies {
 impl ReadPolicies {
     /// What is valid but probably not meant, with these agents.
     pub fn warnings(&self, agents: &AgentSet) -> Vec<Diagnostic> {
-        self.0.as_ref().map(|set| unknown_names::warnings(set, agents)).unwrap_or_default()
+        self.set.as_ref().map(|set| unknown_names::warnings(set, agents)).unwrap_or_default()
+    }
+
+    /// What is different from the policies in force.
+    pub fn changes(&self) -> &PolicyChanges {
+        &self.changes
     }
 }
 
@@ -239,7 +267,9 @@ impl Shared {
             return Err(fault(message.to_owned()));
         }
         let set = PolicySet::read(dir)?;
-        if let Some(active) = self.current.load().state.active()
+        let current = self.current.load();
+        let active = current.state.active();
+        if let Some(active) = active
             && set.is_none()
             && !allow_empty
         {
@@ -250,6 +280,8 @@ impl Shared {
             );
             return Err(fault(message));
         }
-        Ok(ReadPolicies(set))
+        let previous = active.map(|active| &active.set);
+        let changes = PolicyChanges::between(previous, set.as_ref(), self.config.require_permit);
+        Ok(ReadPolicies { set, changes })
     }
 }

@@ -9,30 +9,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use cedar_policy::{
-    AuthorizationError, Authorizer, Decision, Effect, EntityUid, Policy, PolicyId, PolicySet as CedarSet,
-    PolicySetError, PrincipalConstraint,
-};
+use cedar_policy::{AuthorizationError, Authorizer, Decision, Effect, Policy, PolicyId, PolicySetError};
 use serde::Serialize;
 
-use crate::agents::AgentEntry;
 use crate::config::Diagnostic;
 
-use super::question::{CedarQuestion, Principal, Question, SchemaNames};
-
-/// Whom a policy concerns, by its scope.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scope {
-    /// All agents: it is evaluated for each decision.
-    All,
-    /// The agent of this name.
-    Agent(String),
-    /// The agents of this tenant.
-    Tenant(String),
-    /// The agents with this role.
-    Role(String),
-}
+use super::needs::Needs;
+use super::question::{CedarQuestion, Question, SchemaNames};
+use super::scope::Scope;
+use super::slices::Slices;
 
 /// One policy, without its text.
 #[derive(Clone, Debug)]
@@ -56,7 +41,7 @@ pub struct PolicySet {
     dir: PathBuf,
     policies: Vec<PolicyInfo>,
     by_id: HashMap<PolicyId, usize>,
-    slices: HashMap<Scope, CedarSet>,
+    slices: Slices,
     warnings: Vec<Diagnostic>,
     sha256: [u8; 32],
     names: SchemaNames,
@@ -99,48 +84,6 @@ pub enum PolicySetBuildError {
     Policy(#[from] Box<PolicySetError>),
 }
 
-impl Scope {
-    /// The scope of a policy's principal.
-    pub(super) fn of(policy: &Policy) -> Scope {
-        match policy.principal_constraint() {
-            PrincipalConstraint::Eq(uid) if is_type(&uid, "Agent") => Scope::Agent(id_of(&uid)),
-            PrincipalConstraint::In(uid) | PrincipalConstraint::IsIn(_, uid) => {
-                match uid.type_name().basename() {
-                    "Agent" => Scope::Agent(id_of(&uid)),
-                    "Tenant" => Scope::Tenant(id_of(&uid)),
-                    "Role" => Scope::Role(id_of(&uid)),
-                    _ => Scope::All,
-                }
-            }
-            // A principal that equals a tenant or role never exists; the check warns of it.
-            PrincipalConstraint::Eq(_) | PrincipalConstraint::Any | PrincipalConstraint::Is(_) => Scope::All,
-        }
-    }
-}
-
-impl Scope {
-    /// Whether a policy with this scope concerns the agent.
-    pub fn concerns(&self, entry: &AgentEntry) -> bool {
-        match self {
-            Scope::All => true,
-            Scope::Agent(name) => entry.name.as_str() == name,
-            Scope::Tenant(tenant) => entry.tenant.as_ref() == Some(tenant),
-            Scope::Role(role) => Principal::of(entry).roles.contains(&role.as_str()),
-        }
-    }
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Scope::All => f.write_str("all agents"),
-            Scope::Agent(name) => write!(f, "agent {name}"),
-            Scope::Tenant(name) => write!(f, "tenant {name}"),
-            Scope::Role(name) => write!(f, "role {name}"),
-        }
-    }
-}
-
 impl PolicyInfo {
     /// The policy as messages and records name it: `FILE:LINE`, after its `@id` if it has one.
     pub fn label(&self) -> String {
@@ -165,15 +108,11 @@ impl PolicySet {
             by_scope.entry(info.scope.clone()).or_default().push(policy);
             infos.push(info);
         }
-        let mut slices = HashMap::with_capacity(by_scope.len());
-        for (scope, policies) in by_scope {
-            slices.insert(scope, CedarSet::from_policies(policies).map_err(Box::new)?);
-        }
         Ok(PolicySet {
             dir,
             policies: infos,
             by_id,
-            slices,
+            slices: Slices::new(by_scope)?,
             warnings,
             sha256,
             names: SchemaNames::parse().map_err(PolicySetBuildError::Schema)?,
@@ -213,16 +152,24 @@ impl PolicySet {
         &self.warnings
     }
 
+    /// What the policies can read of a request.
+    pub(super) fn needs(&self) -> Needs {
+        self.slices.needs()
+    }
+
     /// All policies, in Cedar's form.
     pub(super) fn cedar_policies(&self) -> impl Iterator<Item = (&Policy, &PolicyInfo)> {
-        let policies = self.slices.values().flat_map(CedarSet::policies);
-        policies.filter_map(|policy| Some((policy, self.policies.get(*self.by_id.get(policy.id())?)?)))
+        self.slices
+            .policies()
+            .filter_map(|policy| Some((policy, self.policies.get(*self.by_id.get(policy.id())?)?)))
     }
 
     /// The answer to a question. It takes time in proportion to the size of the policies that concern the
     /// agent.
     pub fn evaluate(&self, question: &Question<'_>) -> Verdict {
-        let CedarQuestion { request, entities } = match question.to_cedar(&self.names) {
+        let slices = self.slices.of(&question.principal);
+        let needs = slices.iter().fold(Needs::default(), |needs, slice| needs.and(slice.needs));
+        let CedarQuestion { request, entities } = match question.to_cedar(&self.names, needs) {
             Ok(question) => question,
             Err(error) => {
                 let errors = vec![("the policies".to_owned(), error.to_string())];
@@ -230,8 +177,8 @@ impl PolicySet {
             }
         };
         let (mut permits, mut forbids, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        for slice in self.slices_for(question) {
-            let response = self.authorizer.is_authorized(&request, slice, &entities);
+        for slice in slices {
+            let response = self.authorizer.is_authorized(&request, &slice.policies, &entities);
             // Cedar names the satisfied policies of the effect that decides.
             let satisfied = response.diagnostics().reason().map(|id| self.label(id));
             match response.decision() {
@@ -254,16 +201,6 @@ impl PolicySet {
         Verdict { answer, policies, errors }
     }
 
-    fn slices_for(&self, question: &Question<'_>) -> impl Iterator<Item = &CedarSet> {
-        let principal = &question.principal;
-        let mut scopes = vec![Scope::All, Scope::Agent(principal.name.to_owned())];
-        scopes.extend(principal.tenant.map(|tenant| Scope::Tenant(tenant.to_owned())));
-        scopes.extend(principal.roles.iter().map(|role| Scope::Role((*role).to_owned())));
-        scopes.sort();
-        scopes.dedup();
-        scopes.into_iter().filter_map(|scope| self.slices.get(&scope))
-    }
-
     fn label(&self, id: &PolicyId) -> String {
         let info = self.by_id.get(id).and_then(|at| self.policies.get(*at));
         info.map_or_else(|| id.to_string(), PolicyInfo::label)
@@ -282,12 +219,4 @@ pub fn counted_policies(count: usize) -> String {
         1 => "1 policy".to_owned(),
         _ => format!("{count} policies"),
     }
-}
-
-fn is_type(uid: &EntityUid, name: &str) -> bool {
-    uid.type_name().basename() == name
-}
-
-fn id_of(uid: &EntityUid) -> String {
-    uid.id().unescaped().to_owned()
 }

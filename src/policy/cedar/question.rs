@@ -10,6 +10,7 @@ use crate::agents::AgentEntry;
 use crate::clock::{LocalTime, Timestamp};
 
 use super::error::QuestionError;
+use super::needs::{Attribute, Needs};
 
 /// The identifier of the only entity of type `Host`.
 const HOST: &str = "local";
@@ -137,54 +138,107 @@ impl SchemaNames {
 }
 
 impl Question<'_> {
-    /// The question in Cedar's types.
+    /// The question in Cedar's types, with the attributes that `needs` has.
+    ///
+    /// The engine does not compare the request with the schema: each value is made here with the type that the
+    /// schema gives it, which a test checks for every action, and an attribute is left out only if no policy that
+    /// is evaluated can read it.
     ///
     /// # Errors
     /// Cedar does not accept a value, which is no case that the schema's types allow.
-    pub(super) fn to_cedar(&self, names: &SchemaNames) -> Result<CedarQuestion, QuestionError> {
-        let principal = self.principal.to_entity(names)?;
-        let resource = self.act.resource(names)?;
-        let action = self.act.action(names).clone();
-        let context = Context::from_pairs(self.context()?)?;
-        let request = Request::new(principal.uid(), action, resource.uid(), context, None)?;
-        let entities = Entities::from_entities([principal, resource], None)?;
+    pub(super) fn to_cedar(&self, names: &SchemaNames, needs: Needs) -> Result<CedarQuestion, QuestionError> {
+        let agent = uid(&names.agent, self.principal.name);
+        let resource = self.act.resource(names);
+        let context = Context::from_pairs(self.context(needs)?)?;
+        let entities = match needs.has_entities() {
+            false => Entities::empty(),
+            true => {
+                let principal = self.principal.to_entity(agent.clone(), names, needs)?;
+                let resource = self.act.to_entity(resource.clone())?;
+                Entities::empty().add_entities([principal, resource], None)?
+            }
+        };
+        let request = Request::new(agent, self.act.action(names).clone(), resource, context, None)?;
         Ok(CedarQuestion { request, entities })
     }
 
-    fn context(&self) -> Result<Vec<(String, Value)>, QuestionError> {
-        let Process { uid, unit, invocation, exe_sha256, pinned } = &self.process;
-        let mut process = vec![pair("uid", long(u64::from(*uid))), pair("pinned", Value::new_bool(*pinned))];
-        process.extend(unit.map(|unit| pair("unit", text(unit))));
-        process.extend(invocation.map(|invocation| pair("invocation", text(invocation))));
-        process.extend(exe_sha256.as_deref().map(|digest| pair("exe_sha256", text(digest))));
-        let LocalTime { weekday, hour, minute } = self.local_time;
-        let time = [
-            pair("instant", Value::new_datetime(self.now.to_rfc3339_seconds())),
-            pair("hour", long(u64::from(hour))),
-            pair("minute", long(u64::from(minute))),
-            pair("weekday", text(weekday.as_str())),
-        ];
-        let mut context = vec![
-            pair("peer", Value::new_record(process)?),
-            pair("posture", text(self.posture)),
-            pair("time", Value::new_record(time)?),
-        ];
+    fn context(&self, needs: Needs) -> Result<Vec<(String, Value)>, QuestionError> {
+        let mut context = Members::new(needs);
+        context.add(Attribute::Posture, "posture", || text(self.posture));
         match &self.act {
-            Act::Token { scopes, ttl, assurance, binding, .. } => context.extend([
-                pair("scopes", Value::new_set(scopes.iter().map(|scope| text(scope)))),
-                pair("ttl", long(*ttl)),
-                pair("assurance", text(assurance)),
-                pair("binding", text(binding)),
-            ]),
+            Act::Token { scopes, ttl, assurance, binding, .. } => {
+                let scopes = || Value::new_set(scopes.iter().map(|scope| text(scope)));
+                context.add(Attribute::Scopes, "scopes", scopes);
+                context.add(Attribute::Ttl, "ttl", || long(*ttl));
+                context.add(Attribute::Assurance, "assurance", || text(assurance));
+                context.add(Attribute::Binding, "binding", || text(binding));
+            }
             Act::Credential { usage, request, .. } => {
-                context.push(pair("usage", text(usage)));
-                if let Some((method, path)) = request {
-                    context.extend([pair("method", text(method)), pair("path", text(path))]);
-                }
+                context.add(Attribute::Usage, "usage", || text(usage));
+                context.add_some(Attribute::Method, "method", request.map(|(method, _)| method), text);
+                context.add_some(Attribute::Path, "path", request.map(|(_, path)| path), text);
             }
             Act::Certificate | Act::Attest => {}
         }
-        Ok(context)
+        if needs.has(Attribute::Peer) {
+            context.members.push(pair("peer", Value::new_record(self.peer(needs))?));
+        }
+        if needs.has(Attribute::Time) {
+            context.members.push(pair("time", Value::new_record(self.time(needs))?));
+        }
+        Ok(context.members)
+    }
+
+    fn peer(&self, needs: Needs) -> Vec<(String, Value)> {
+        let Process { uid, unit, invocation, exe_sha256, pinned } = &self.process;
+        let mut peer = Members::new(needs);
+        peer.add(Attribute::Uid, "uid", || long(u64::from(*uid)));
+        peer.add(Attribute::Pinned, "pinned", || Value::new_bool(*pinned));
+        peer.add_some(Attribute::Unit, "unit", *unit, text);
+        peer.add_some(Attribute::Invocation, "invocation", *invocation, text);
+        peer.add_some(Attribute::ExeSha256, "exe_sha256", exe_sha256.as_deref(), text);
+        peer.members
+    }
+
+    fn time(&self, needs: Needs) -> Vec<(String, Value)> {
+        let LocalTime { weekday, hour, minute } = self.local_time;
+        let mut time = Members::new(needs);
+        time.add(Attribute::Instant, "instant", || Value::new_datetime(self.now.to_rfc3339_seconds()));
+        time.add(Attribute::Hour, "hour", || long(u64::from(hour)));
+        time.add(Attribute::Minute, "minute", || long(u64::from(minute)));
+        time.add(Attribute::Weekday, "weekday", || text(weekday.as_str()));
+        time.members
+    }
+}
+
+/// The members of a record, or the attributes of an entity, as far as they are needed.
+struct Members {
+    needs: Needs,
+    members: Vec<(String, Value)>,
+}
+
+impl Members {
+    fn new(needs: Needs) -> Members {
+        Members { needs, members: Vec::new() }
+    }
+
+    fn add(&mut self, attribute: Attribute, name: &str, value: impl FnOnce() -> Value) {
+        if self.needs.has(attribute) {
+            self.members.push(pair(name, value()));
+        }
+    }
+
+    /// Adds the member if it has a value.
+    fn add_some<T>(
+        &mut self,
+        attribute: Attribute,
+        name: &str,
+        value: Option<T>,
+        to_value: impl FnOnce(T) -> Value,
+    ) {
+        if let Some(value) = value {
+            self.add(attribute, name, || to_value(value));
+        }
     }
 }
 
@@ -202,17 +256,25 @@ impl<'a> Principal<'a> {
 }
 
 impl Principal<'_> {
-    fn to_entity(&self, names: &SchemaNames) -> Result<Entity, QuestionError> {
-        let mut attributes = HashMap::with_capacity(5);
-        attributes.insert("name".to_owned(), text(self.name));
-        attributes.insert("depth".to_owned(), long(u64::from(self.depth)));
-        attributes.insert("roles".to_owned(), Value::new_set(self.roles.iter().map(|role| text(role))));
-        attributes.extend(self.tenant.map(|tenant| pair("tenant", text(tenant))));
-        attributes.extend(self.owner.map(|owner| pair("owner", text(owner))));
-        let roles = self.roles.iter().map(|role| uid(&names.role, role));
-        let parents: HashSet<EntityUid> =
-            roles.chain(self.tenant.map(|tenant| uid(&names.tenant, tenant))).collect();
-        Ok(Entity::new(uid(&names.agent, self.name), attributes, parents)?)
+    fn to_entity(
+        &self,
+        agent: EntityUid,
+        names: &SchemaNames,
+        needs: Needs,
+    ) -> Result<Entity, QuestionError> {
+        let mut attributes = Members::new(needs);
+        attributes.add(Attribute::Name, "name", || text(self.name));
+        attributes.add(Attribute::Depth, "depth", || long(u64::from(self.depth)));
+        let roles = || Value::new_set(self.roles.iter().map(|role| text(role)));
+        attributes.add(Attribute::Roles, "roles", roles);
+        attributes.add_some(Attribute::Tenant, "tenant", self.tenant, text);
+        attributes.add_some(Attribute::Owner, "owner", self.owner, text);
+        let mut parents = HashSet::new();
+        if needs.has(Attribute::Parents) {
+            parents.extend(self.roles.iter().map(|role| uid(&names.role, role)));
+            parents.extend(self.tenant.map(|tenant| uid(&names.tenant, tenant)));
+        }
+        Ok(Entity::new(agent, attributes.members.into_iter().collect(), parents)?)
     }
 }
 
@@ -236,16 +298,22 @@ impl Act<'_> {
         }
     }
 
-    fn resource(&self, names: &SchemaNames) -> Result<Entity, QuestionError> {
-        let (type_name, name) = match self {
-            Act::Token { audience, .. } => (&names.audience, *audience),
-            Act::Credential { name, .. } => (&names.credential, *name),
-            Act::Certificate | Act::Attest => {
-                return Ok(Entity::new_no_attrs(names.host.clone(), HashSet::new()));
-            }
+    fn resource(&self, names: &SchemaNames) -> EntityUid {
+        match self {
+            Act::Token { audience, .. } => uid(&names.audience, audience),
+            Act::Credential { name, .. } => uid(&names.credential, name),
+            Act::Certificate | Act::Attest => names.host.clone(),
+        }
+    }
+
+    /// The resource with its name, which the host does not have.
+    fn to_entity(&self, resource: EntityUid) -> Result<Entity, QuestionError> {
+        let name = match self {
+            Act::Token { audience, .. } => audience,
+            Act::Credential { name, .. } => name,
+            Act::Certificate | Act::Attest => return Ok(Entity::new_no_attrs(resource, HashSet::new())),
         };
-        let attributes = HashMap::from([pair("name", text(name))]);
-        Ok(Entity::new(uid(type_name, name), attributes, HashSet::new())?)
+        Ok(Entity::new(resource, HashMap::from([pair("name", text(name))]), HashSet::new())?)
     }
 }
 
@@ -325,7 +393,7 @@ pub(super) mod tests {
             let process = Process { unit: None, invocation: None, exe_sha256: None, ..full.process.clone() };
             let least = Question { principal, process, ..full.clone() };
             for question in [full, least] {
-                let CedarQuestion { request, entities } = question.to_cedar(&names).unwrap();
+                let CedarQuestion { request, entities } = question.to_cedar(&names, Needs::ALL).unwrap();
                 let parts = (request.principal(), request.action(), request.resource());
                 let (principal, action, resource) = (parts.0.unwrap(), parts.1.unwrap(), parts.2.unwrap());
                 let context = request.context().unwrap().clone();

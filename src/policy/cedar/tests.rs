@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Decision, PolicySet as CedarSet};
 
+use super::needs::Needs;
 use super::policies::{Policies, PolicyConfig};
 use super::policy_set::{Answer, PolicySet, Verdict};
 use super::question::tests::{question, token};
@@ -234,7 +235,7 @@ fn a_sliced_set_answers_as_the_whole_set() {
         let asked = question(token());
         let principal = Principal { name, tenant, roles, ..asked.principal.clone() };
         let asked = Question { principal, ..asked };
-        let cedar = asked.to_cedar(&names).unwrap();
+        let cedar = asked.to_cedar(&names, Needs::ALL).unwrap();
         for (at, first) in texts.iter().enumerate() {
             let text = format!("{first}{}", texts[(at * 7 + 3) % texts.len()]);
             let whole: CedarSet = text.parse().unwrap();

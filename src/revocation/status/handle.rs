@@ -62,6 +62,10 @@ pub struct TokenStatus<'a> {
 /// The status lists for administrators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusReport {
+    /// Whether the tokens of a grant that does not say it have a status.
+    pub is_default: bool,
+    /// How long a relying party may keep a list.
+    pub ttl: Duration,
     /// The number of lists.
     pub lists: usize,
     /// Tokens that have an index.
@@ -163,7 +167,13 @@ impl StatusLists {
             )),
             (None, None) => None,
         };
-        StatusReport { lists: state.table.lists().count(), tokens: state.table.count(), problem }
+        StatusReport {
+            is_default: self.0.is_default,
+            ttl: self.0.ttl,
+            lists: state.table.lists().count(),
+            tokens: state.table.count(),
+            problem,
+        }
     }
 
     /// Reads the database. Without this, no token gets an index.

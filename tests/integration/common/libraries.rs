@@ -59,6 +59,17 @@ pub fn cargo_program(name: &str, source: &Path) -> PathBuf {
     dir.join("debug").join(name)
 }
 
+/// `promtool`: of Debian's package `prometheus`, which is unpacked and not installed, because that would also start and
+/// enable a server.
+pub fn promtool() -> PathBuf {
+    let dir = once("promtool", "", |dir| {
+        let script = "cd \"$1\" && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq \
+                      prometheus; }; } && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb";
+        succeed(Command::new("sh").args(["-c", script, "sh"]).arg(dir));
+    });
+    dir.join("usr/bin/promtool")
+}
+
 /// A directory with the jars of `source`/pom.xml.
 pub fn java_with(name: &str, source: &Path) -> PathBuf {
     let pom = source.join("pom.xml");

@@ -13,6 +13,7 @@ pub mod http2;
 pub mod journald;
 pub mod libraries;
 pub mod machine;
+pub mod metrics;
 pub mod name_service;
 pub mod processes;
 pub mod proxy;

@@ -2,7 +2,7 @@
 
 say "One command installs and starts it"
 show apt-get install -y -q -o Dpkg::Use-Pty=0 "$vm/hostbadge.deb"
-expect active systemctl is-active hostbadged.service hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-admin.socket
+expect active systemctl is-active hostbadged.service hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-metrics.socket hostbadge-admin.socket
 expect "enabled" systemctl is-enabled hostbadged.service
 
 say "It has a host ID and no agents"

@@ -6,7 +6,7 @@ printf 'name = "steady"\n[match]\nuser = "bin"\n[[grant]]\naudience = "%s"\n' "$
 show hostbadge agent reload
 
 say "A small file system for the audit log"
-systemctl stop hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-admin.socket hostbadged.service
+systemctl stop hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-metrics.socket hostbadge-admin.socket hostbadged.service
 mount -t tmpfs -o size=256k,mode=700,uid=hostbadge,gid=hostbadge tmpfs /var/log/hostbadge/audit
 systemctl start hostbadged.service
 wait_for "the issuer" hostbadge status
@@ -27,7 +27,7 @@ rm /var/log/hostbadge/audit/ballast
 wait_for "a token" as bin hostbadge token "$audience"
 expect "status        ok" hostbadge status
 
-systemctl stop hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-admin.socket hostbadged.service
+systemctl stop hostbadge-agent.socket hostbadge-workload.socket hostbadge-credentials.socket hostbadge-metrics.socket hostbadge-admin.socket hostbadged.service
 umount /var/log/hostbadge/audit
 systemctl start hostbadged.service
 rm /etc/hostbadge/agents.d/steady.toml

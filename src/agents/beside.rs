@@ -1,0 +1,61 @@
+//! What is read with the agents and becomes active with them: the policies, which this module does not know.
+
+use data_encoding::HEXLOWER;
+
+use crate::digest::sha256;
+
+use super::rights_changes::RightsDiff;
+
+/// What was read beside the agents, not yet active.
+#[derive(Clone, Debug, Default)]
+pub struct ReadBeside<T> {
+    /// The content.
+    pub content: T,
+    /// Whether it is known what was active before, with which `rights` compares. Before the first reading
+    /// without faults it is not.
+    pub has_previous: bool,
+    /// SHA-256 of the files' names and contents; `None` without files.
+    pub sha256: Option<[u8; 32]>,
+    /// What it changes in the rights of agents.
+    pub rights: RightsDiff,
+    /// Attributes of agents that it evaluates.
+    pub evaluates: EvaluatedAttributes,
+}
+
+/// Attributes of agents that a policy evaluates. A policy may refuse because of one, so that an agent which loses
+/// the attribute may do more than before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EvaluatedAttributes {
+    /// The roles.
+    pub roles: bool,
+    /// The owner.
+    pub owner: bool,
+}
+
+/// The digest that an administrator approves: that of the files of agents and roles, and, where there are policies,
+/// SHA-256 of it and theirs. 64 hexadecimal digits.
+pub(super) fn joined_digest(agents: &str, beside: Option<&[u8; 32]>) -> String {
+    match beside {
+        None => agents.to_owned(),
+        Some(beside) => HEXLOWER.encode(&sha256(&[agents.as_bytes(), beside].concat())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_depends_on_both() {
+        let [a, b] = ["a", "b"].map(|text| HEXLOWER.encode(&sha256(text.as_bytes())));
+        assert_eq!(joined_digest(&a, None), a);
+        let digests = [
+            joined_digest(&a, None),
+            joined_digest(&a, Some(&[0; 32])),
+            joined_digest(&a, Some(&[1; 32])),
+            joined_digest(&b, Some(&[0; 32])),
+        ];
+        let distinct: std::collections::HashSet<&String> = digests.iter().collect();
+        assert!(distinct.len() == 4 && digests.iter().all(|digest| digest.len() == 64));
+    }
+}
