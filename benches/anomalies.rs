@@ -58,7 +58,6 @@ fn observe(anomalies: &Anomalies, names: &[String], jtis: &[String], tokens: usi
                 is_longest: Some(n % 3 == 0),
             },
             exe: Some((Path::new("/usr/bin/python3.13"), [7; 8])),
-            unit: Some("agent.service"),
             stated_hours: None,
         });
     }

@@ -100,16 +100,6 @@ impl Anomalies {
         }
     }
 
-    /// The units in which agents were seen since the daemon started.
-    pub fn units(&self) -> Vec<(String, String)> {
-        let state = lock(&self.0.state);
-        let mut units = Vec::new();
-        for (agent, profile) in &state.profiles {
-            units.extend(profile.units().iter().map(|unit| (agent.to_string(), unit.to_string())));
-        }
-        units
-    }
-
     /// Compares the digest over a unit's file and drop-ins.
     pub fn observe_unit(&self, agent: &str, tenant: Option<&str>, unit: &str, digest: [u8; 8]) {
         let (time, boot) = (self.0.clock.now(), self.0.clock.boot_time());
@@ -285,7 +275,6 @@ mod tests {
     fn observe(anomalies: &Anomalies, act: Act<'_>) {
         let (time, boot) = (anomalies.clock().now(), anomalies.clock().boot_time());
         let exe = Some((Path::new("/usr/bin/agent"), [1; 8]));
-        let unit = Some("agent.service");
         anomalies.observe(&Observation {
             time,
             boot,
@@ -293,7 +282,6 @@ mod tests {
             tenant: None,
             act,
             exe,
-            unit,
             stated_hours: None,
         });
     }
@@ -382,7 +370,6 @@ mod tests {
                 tenant: None,
                 act: Act::Identity,
                 exe: None,
-                unit: None,
                 stated_hours: None,
             };
             restarted.observe(&seen);

@@ -1,9 +1,9 @@
 //! The rules `executable` and `unit_file`: another executable, or a changed file.
 //!
 //! An executable is known by its path and by its file: a digest of inode, size and times. A path that was not used
-//! within the learning time is another executable; another file at a known path is a changed one. Of a unit, the
-//! digest over its file and drop-ins is compared, the one that `unit_sha256` in `[match]` names too. Each is known
-//! from its alert on.
+//! within the learning time is another executable; another file at a known path is a changed one. Of the unit that
+//! `[match]` names, the digest over its file and drop-ins is compared, the one that `unit_sha256` names too. Each is
+//! known from its alert on.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,12 +31,17 @@ impl KnownFiles {
         if self.0.iter().rev().any(|known| *known == (name, content)) {
             return None;
         }
-        let is_known = self.0.iter().any(|known| known.0 == name);
+        let is_known = self.has_name(name);
         if self.0.len() >= MAX_FILES {
             self.0.remove(0);
         }
         self.0.push((name, content));
         is_learnt.then_some(if is_known { Difference::Changed } else { Difference::Other })
+    }
+
+    /// Whether a file of this name is known.
+    pub fn has_name(&self, name: u64) -> bool {
+        self.0.iter().any(|known| known.0 == name)
     }
 
     /// Whether there are not too many, of a file.

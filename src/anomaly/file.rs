@@ -38,7 +38,17 @@ impl AnomalyFile {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, dir: &Path) -> Result<(), store::Error> {
-        store::write(&dir.join(FILE_NAME), VERSION, self)
+        #[derive(Serialize)]
+        struct Versioned<'a> {
+            version: u64,
+            #[serde(flatten)]
+            file: &'a AnomalyFile,
+        }
+        let path = dir.join(FILE_NAME);
+        // Without the line breaks of other state files, which would take most of its size.
+        let text = serde_json::to_vec(&Versioned { version: VERSION, file: self })
+            .map_err(|e| store::Error::Corrupt { path: path.clone(), reason: e.to_string() })?;
+        store::write_atomic(&path, &text, 0o600).map_err(|source| store::Error::Io { path, source })
     }
 }
 

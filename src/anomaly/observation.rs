@@ -22,8 +22,6 @@ pub struct Observation<'a> {
     pub act: Act<'a>,
     /// The executable's path, with what distinguishes its file from others at this path.
     pub exe: Option<(&'a Path, [u8; 8])>,
-    /// The system unit of the process.
-    pub unit: Option<&'a str>,
     /// The hours that the agent's file states.
     pub stated_hours: Option<&'a Hours>,
 }

@@ -17,10 +17,8 @@ use super::unused_tokens::TokenUse;
 use crate::clock::{BootTime, Timestamp, Zone};
 use crate::config::{AnomalyRule, escape_unprintable};
 
-/// Units of one agent whose files are compared.
-const MAX_UNITS: usize = 4;
-/// Length of the longest unit name that is compared, in bytes (systemd allows 255).
-const MAX_UNIT_LEN: usize = 255;
+/// What the kernel appends to the path of an executable whose file was removed, as by an upgrade of its package.
+const DELETED: &str = " (deleted)";
 /// Length of the longest name in an alert's text, in bytes.
 const MAX_SHOWN: usize = 200;
 
@@ -48,8 +46,6 @@ pub(super) struct Profile {
 struct Present {
     /// The executable that was seen last, which needs no digest.
     exe: Option<(PathBuf, [u8; 8])>,
-    /// The units of the agent's processes.
-    units: Vec<Box<str>>,
     /// For each rule, the last alert, and what was found since.
     alerts: [Option<(BootTime, u32)>; AnomalyRule::ALL.len()],
 }
@@ -134,17 +130,9 @@ impl Profile {
         let is_learnt = self.learnt >= learn;
         let difference =
             self.unit_files.observe(name_digest("unit", unit), u64::from_be_bytes(digest), is_learnt)?;
-        let unit = shown(unit);
-        let text = match difference {
-            Difference::Changed => format!("the file or a drop-in of its unit {unit} has changed"),
-            Difference::Other => format!("it runs in the unit {unit}, in which it did not before"),
-        };
-        Some((AnomalyRule::UnitFile, text))
-    }
-
-    /// The units whose files are compared.
-    pub fn units(&self) -> &[Box<str>] {
-        &self.present.units
+        // Another unit is what an administrator has written into the agent's file.
+        let text = format!("the file or a drop-in of its unit {} has changed", shown(unit));
+        (difference == Difference::Changed).then_some((AnomalyRule::UnitFile, text))
     }
 
     /// Whether a finding of this rule has an alert of its own. Returns the findings since the last one.
@@ -170,19 +158,18 @@ impl Profile {
     }
 
     fn compare_process(&mut self, seen: &Observation<'_>, is_learnt: bool, found: &mut Vec<Finding>) {
-        if let Some(unit) = seen.unit
-            && self.present.units.len() < MAX_UNITS
-            && unit.len() <= MAX_UNIT_LEN
-            && !self.present.units.iter().any(|known| **known == *unit)
-        {
-            self.present.units.push(unit.into());
-        }
         let Some((path, file)) = seen.exe else { return };
         if self.present.exe.as_ref().is_some_and(|(last, last_file)| *last_file == file && last == path) {
             return;
         }
         let path_text = path.to_string_lossy();
-        let name = name_digest("exe", &path_text);
+        let present_path = path_text.strip_suffix(DELETED).unwrap_or(&path_text);
+        let name = name_digest("exe", present_path);
+        // Removing the file changes one of its times, and a process that goes on is the one that was seen.
+        if present_path.len() < path_text.len() && self.executables.has_name(name) {
+            self.present.exe = Some((path.to_owned(), file));
+            return;
+        }
         if let Some(difference) = self.executables.observe(name, u64::from_be_bytes(file), is_learnt) {
             let path = shown(&path_text);
             let text = match difference {

@@ -179,7 +179,6 @@ impl Month {
             tenant: None,
             act,
             exe: Some((Path::new("/usr/bin/agent"), [agent.exe; 8])),
-            unit: Some("agent.service"),
             stated_hours: None,
         });
     }

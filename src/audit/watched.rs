@@ -1,5 +1,6 @@
 //! Passes decisions that were recorded to the rules for anomalies.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::record::Noted;
 use crate::anomaly::{Act, Anomalies, Observation};
 use crate::clock::BACKDATE;
 use crate::issue::Introspection;
+use crate::peer::Peer;
 use crate::policy::ErrorCode;
 
 /// A token's lifetime may be shorter than its grant's by this: rounding, and the time that its start is set back.
@@ -33,8 +35,7 @@ impl Watched {
             agent,
             tenant: noted.tenant,
             act: act(noted),
-            exe: noted.peer.exe().zip(noted.peer.exe_file_id()).map(|(path, id)| (path.as_path(), id)),
-            unit: noted.peer.unit.as_deref(),
+            exe: executable(noted.peer),
             stated_hours: entry.and_then(|entry| entry.anomaly.stated_hours.as_deref()),
         });
     }
@@ -47,6 +48,14 @@ impl Watched {
             anomalies.note_token_use(agent, audience, jti);
         }
     }
+}
+
+/// The executable, unless the process does not run yet: it is that of the service manager then.
+fn executable(peer: &Peer) -> Option<(&Path, [u8; 8])> {
+    if peer.is_future {
+        return None;
+    }
+    Some((peer.exe()?.as_path(), peer.exe_file_id()?))
 }
 
 fn act<'a>(noted: &Noted<'a>) -> Act<'a> {

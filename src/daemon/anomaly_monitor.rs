@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::alert_sender::AlertSender;
 use super::component::ComponentTask;
-use crate::agents::AgentRegistry;
+use crate::agents::{AgentEntry, AgentRegistry};
 use crate::anomaly::{Alert, Anomalies, AnomalyFile, StoredAlert};
 use crate::audit::{Audit, Event};
 use crate::config::{AnomalyAction, AnomalyActions, AnomalyRule};
@@ -176,24 +176,24 @@ async fn record(audit: &Audit, event: Event, alert: &Alert, message: &str) {
     }
 }
 
-/// Compares the files of the units in which agents were seen.
+/// Compares the files of the units that agents' conditions name.
 async fn compare_units(deps: &AnomalyDeps) {
     loop {
         tokio::time::sleep(UNITS_INTERVAL).await;
-        let units = deps.anomalies.units();
-        let read = move || -> Vec<(String, String, [u8; 8])> {
-            let digest = |(agent, unit): (String, String)| {
+        let agents = deps.agents.current();
+        let named = |entry: &Arc<AgentEntry>| Some((entry.clone(), entry.selectors.unit.clone()?));
+        let units: Vec<(Arc<AgentEntry>, String)> = agents.iter().filter_map(named).take(MAX_UNITS).collect();
+        let read = move || -> Vec<(Arc<AgentEntry>, String, [u8; 8])> {
+            let digest = |(entry, unit): (Arc<AgentEntry>, String)| {
                 // A unit without files, or whose files cannot be read now, is compared once they can.
                 let digest = unit_digest(&unit).ok()?;
-                Some((agent, unit, std::array::from_fn(|at| digest.0[at])))
+                Some((entry, unit, std::array::from_fn(|at| digest.0[at])))
             };
-            units.into_iter().take(MAX_UNITS).filter_map(digest).collect()
+            units.into_iter().filter_map(digest).collect()
         };
         let Ok(read) = tokio::task::spawn_blocking(read).await else { return };
-        let agents = deps.agents.current();
-        for (agent, unit, digest) in read {
-            let tenant = agents.get(&agent).and_then(|entry| entry.tenant.as_deref());
-            deps.anomalies.observe_unit(&agent, tenant, &unit, digest);
+        for (entry, unit, digest) in read {
+            deps.anomalies.observe_unit(entry.name.as_str(), entry.tenant.as_deref(), &unit, digest);
         }
     }
 }

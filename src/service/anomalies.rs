@@ -105,7 +105,7 @@ impl IdentityService {
     }
 
     /// How many alerts and suspended agents there are.
-    pub(super) fn anomalies_status(&self) -> AnomaliesStatus {
+    pub(in crate::service) fn anomalies_status(&self) -> AnomaliesStatus {
         let since = self.deps.clock.now().before(RECENT);
         let alerts = self.deps.anomalies.alerts();
         AnomaliesStatus {
