@@ -102,9 +102,13 @@ async fn handle_alerts(
 async fn handle(deps: &AnomalyDeps, alert: Alert, to_socket: &mpsc::Sender<StoredAlert>) {
     let action = action(deps, &alert);
     let target = Target::new(TargetKind::Agent, &alert.agent);
-    let is_blocked = deps.revocations.current().get(&target).is_some_and(|one| one.is_blocking);
-    // The requests of a revoked agent are refused, which is no finding.
-    if action == AnomalyAction::Off || is_blocked && alert.rule == AnomalyRule::Refusals {
+    let revocations = deps.revocations.current();
+    let is_blocked = revocations.get(&target).is_some_and(|one| one.is_blocking);
+    // All requests of a revoked agent, and on a frozen host, are refused, which is no finding.
+    let agents = deps.agents.current();
+    let is_refused =
+        agents.get(&alert.agent).is_some_and(|entry| revocations.blocking_entry(entry).is_some());
+    if action == AnomalyAction::Off || is_refused && alert.rule == AnomalyRule::Refusals {
         return;
     }
     let rule = alert.rule.name();
