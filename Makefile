@@ -6,7 +6,7 @@ DEV ?= $(CURDIR)/dev
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl \
 	python3 python3-venv python3-pip
-# Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.24 and Rust
+# Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.25 and Rust
 # 1.89.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata strace $(if $(shell command -v npm),,nodejs npm)
 # Tests wait for daemons and timers more than they compute: three at a time for each processor.
@@ -45,9 +45,9 @@ doc: ## build the crate's documentation with warnings as errors
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
-test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, Envoy and OpenBao (needs Go 1.24 and Rust 1.89)
+test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy and OpenBao (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers::
+	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients::
 
 soak: test-deps ## rotate every key once a second for SECONDS (default: 60) while 50 clients mint and verify
 	HOSTBADGE_SOAK_SECONDS=$(or $(SECONDS),60) \
@@ -56,15 +56,17 @@ soak: test-deps ## rotate every key once a second for SECONDS (default: 60) whil
 leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
 	$(CARGO) test --locked --test tpm -- --ignored ten_thousand_operations_leave_no_objects_in_the_tpm
 
-bench: deps ## measure the time and memory of tokens and credentials, and TPM operations beside tpm2-tools
+bench: deps ## measure the time and memory of tokens and credentials, the verification of audit logs, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench anomalies
+	$(CARGO) bench --locked --bench audit_query
 	$(CARGO) bench --locked --bench credentials
 	$(CARGO) bench --locked --bench metrics
 	$(CARGO) bench --locked --bench revocation
 	$(CARGO) bench --locked --bench status_lists
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
+	$(CARGO) bench --locked --bench audit
 
 bench-spire: deps ## measure the Workload API beside SPIRE's agent with one client for both (needs Go 1.26.6)
 	@scripts/bench-spire $(ROUNDS)

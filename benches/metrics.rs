@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hostbadge::metrics::{Counter, Histogram};
 
-use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_signature};
+use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_signature, thread_cpu};
 
 /// Requests that are counted by each thread.
 const REQUESTS: u32 = 5_000_000;
@@ -32,11 +32,11 @@ fn main() {
     text_of_all();
 }
 
-/// What a thread takes to count one request, while all count on the same counters.
+/// The processor time that a thread takes to count one request, while all count on the same counters.
 fn count_on(threads: usize) -> Duration {
     let (granted, duration) = (Counter::default(), Histogram::default());
     let count = || {
-        let started = Instant::now();
+        let started = thread_cpu();
         for _ in 0..REQUESTS {
             // As `IdentityService::measured` does.
             let begun = Instant::now();
@@ -44,7 +44,7 @@ fn count_on(threads: usize) -> Duration {
             duration.observe(elapsed);
             granted.increment();
         }
-        started.elapsed() / REQUESTS
+        (thread_cpu() - started) / REQUESTS
     };
     let times: Vec<Duration> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads).map(|_| scope.spawn(count)).collect();

@@ -168,7 +168,8 @@ const DAEMON: &[(&str, &str)] = &[
     (
         "JOURNAL",
         "Each decision is one entry with the fields HOSTBADGE_EVENT, HOSTBADGE_AGENT, HOSTBADGE_AUDIENCE, HOSTBADGE_JTI, \
-         HOSTBADGE_REASON, HOSTBADGE_PEER_PID, HOSTBADGE_PEER_UID and HOSTBADGE_PEER_UNIT where they apply. \
+         HOSTBADGE_REASON, HOSTBADGE_CORRELATION_ID, HOSTBADGE_PEER_PID, HOSTBADGE_PEER_UID and HOSTBADGE_PEER_UNIT where \
+         they apply. \
          journalctl -t hostbadged HOSTBADGE_AGENT=researcher shows the history of an agent, and journalctl -x explains each kind \
          of entry.",
     ),

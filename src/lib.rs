@@ -44,6 +44,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`clock`] | the time of day as a parameter |
+//! | `correlation` | the correlation id of a request |
 //! | `critical` | threads and tasks whose panic ends the daemon |
 //! | `digest`, [`error_class`] | SHA-256; classes of failures |
 //! | [`metrics`] | counters and histograms, and their text for Prometheus |
@@ -68,6 +69,7 @@
 //! | [`anomaly`] | rules that compare what an agent does with what it did before |
 //! | [`audit`] | the chained audit log and the journal |
 //! | [`wire`] | requests and responses of the HTTP sockets |
+//! | [`export`] | audit records as OCSF events and OpenTelemetry logs |
 //! | [`service`] | the request path: one method for each request |
 //! | [`api`] | sockets, HTTP, JSON and gRPC |
 //! | [`daemon`] | wiring, key rotation, monitoring of the host, systemd |
@@ -146,12 +148,14 @@ pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub(crate) mod correlation;
 pub mod credentials;
 pub mod critical;
 pub mod daemon;
 pub(crate) mod digest;
 pub mod enroll;
 pub mod error_class;
+pub mod export;
 pub mod federation;
 pub(crate) mod invocations;
 pub mod issue;

@@ -22,14 +22,20 @@ pub struct ReadBeside<T> {
     pub evaluates: EvaluatedAttributes,
 }
 
-/// Attributes of agents that a policy evaluates. A policy may refuse because of one, so that an agent which loses
-/// the attribute may do more than before.
+/// What of the registration of agents a policy evaluates. A policy may refuse because of one of these, so that an
+/// agent with another value may do more than before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EvaluatedAttributes {
     /// The roles.
     pub roles: bool,
     /// The owner.
     pub owner: bool,
+    /// The posture, which a request has if its grant evaluates it.
+    pub posture: bool,
+    /// Where the key of a token is kept.
+    pub assurance: bool,
+    /// The digest of the executable, which a request has if a condition of its agent needs it.
+    pub exe_sha256: bool,
 }
 
 /// The digest that an administrator approves: that of the files of agents and roles, and, where there are policies,

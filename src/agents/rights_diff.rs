@@ -3,7 +3,8 @@
 //! A change widens if an agent or role may afterwards do something that it could not before: a new agent, a new
 //! audience, scope, role or credential, a longer lifetime, a later end, further hours, a weaker posture or
 //! assurance, fewer or other conditions on the process, a credential that is released instead of injected. What
-//! removes or narrows does not, except that a policy may refuse because of a role or an owner that is removed.
+//! removes or narrows does not, except where a policy may refuse because of what was there before: a role, the owner,
+//! the posture, the assurance, or an executable whose digest is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -97,13 +98,12 @@ impl Differences {
             self.add(&holder, &format!("role {role} removed"), self.evaluates.roles);
         }
         if old.selectors != new.selectors {
-            let widens = !is_stricter(&conditions(old), &conditions(new));
-            let what = if widens {
-                "weaker or other conditions in [match]"
-            } else {
-                "further conditions in [match]"
+            let is_stricter = is_stricter(&conditions(old), &conditions(new));
+            let what = match is_stricter {
+                true => "further conditions in [match]",
+                false => "weaker or other conditions in [match]",
             };
-            self.add(&holder, what, widens);
+            self.add(&holder, what, !is_stricter || self.evaluates.exe_sha256);
         }
         if old.tenant != new.tenant {
             self.add(&holder, "another tenant", true);
@@ -138,7 +138,7 @@ impl Differences {
             match old.get(audience) {
                 None => self.add(holder, &format!("new grant for {audience}"), true),
                 Some(before) if before != grant => {
-                    let change = compare_grants(before, grant);
+                    let change = compare_grants(before, grant, self.evaluates);
                     self.add(holder, &format!("grant for {audience}:{}", change.text), change.widens);
                 }
                 Some(_) => {}
@@ -162,7 +162,7 @@ impl Differences {
                     let is_released =
                         before.usage == CredentialUse::Inject && credential.usage == CredentialUse::Release;
                     change.note_if(before.usage != credential.usage, "use", is_released);
-                    change.posture(before.posture, credential.posture);
+                    change.posture(before.posture, credential.posture, self.evaluates);
                     change.limits(&before.limits, &credential.limits);
                     self.add(holder, &format!("credential {name}:{}", change.text), change.widens);
                 }
@@ -191,10 +191,15 @@ impl Change {
         }
     }
 
-    fn posture(&mut self, old: Option<PostureMode>, new: Option<PostureMode>) {
+    fn posture(
+        &mut self,
+        old: Option<PostureMode>,
+        new: Option<PostureMode>,
+        evaluates: EvaluatedAttributes,
+    ) {
         // Without a mode, the configuration decides, which may be weaker or stronger.
         let widens = new != Some(PostureMode::Enforce) && old != Some(PostureMode::Off);
-        self.note_if(old != new, "posture", widens);
+        self.note_if(old != new, "posture", widens || evaluates.posture);
     }
 
     fn limits(&mut self, old: &TimeLimits, new: &TimeLimits) {
@@ -213,7 +218,7 @@ impl Change {
     }
 }
 
-fn compare_grants(old: &Grant, new: &Grant) -> Change {
+fn compare_grants(old: &Grant, new: &Grant, evaluates: EvaluatedAttributes) -> Change {
     let mut change = Change::default();
     let added: Vec<&String> = new.scopes.difference(&old.scopes).collect();
     let scopes = added.iter().map(|scope| format!("+{scope}"));
@@ -222,10 +227,11 @@ fn compare_grants(old: &Grant, new: &Grant) -> Change {
     change.note_if(old.scopes != new.scopes, &format!("scopes {scopes}"), !added.is_empty());
     let ttl = format!("ttl {} s to {} s", old.ttl.as_secs(), new.ttl.as_secs());
     change.note_if(old.ttl != new.ttl, &ttl, new.ttl > old.ttl);
-    change.note_if(old.assurance != new.assurance, "assurance", new.assurance == Assurance::Sealed);
+    let widens = new.assurance == Assurance::Sealed || evaluates.assurance;
+    change.note_if(old.assurance != new.assurance, "assurance", widens);
     change.note_if(old.alg != new.alg, "alg", false);
     change.note_if(old.typ != new.typ, "typ", new.typ == TokenTyp::Jwt);
-    change.posture(old.posture, new.posture);
+    change.posture(old.posture, new.posture, evaluates);
     // A token without a status is valid at relying parties until it expires. Without the key, the configuration
     // decides, which may say either.
     let widens = new.status_list != Some(true) && old.status_list != Some(false);
@@ -336,15 +342,33 @@ mod tests {
     }
 
     #[test]
-    fn a_role_or_owner_that_policies_evaluate_widens_when_it_goes() {
+    fn what_policies_evaluate_widens_when_it_changes() {
         let with = "roles = [\"r\"]\nowner = \"o\"\n[match]\nuser = 0\n";
         let role = [("r", "[[grant]]\naudience = \"https://x\"\n")];
         let before = read(&[("a", with)], &role);
         let after = read(&[("a", "owner = \"p\"\n[match]\nuser = 0\n")], &role);
         for (roles, owner) in [(false, false), (true, false), (false, true), (true, true)] {
-            let diff = RightsDiff::between(&before, &after, EvaluatedAttributes { roles, owner });
+            let evaluates = EvaluatedAttributes { roles, owner, ..EvaluatedAttributes::default() };
+            let diff = RightsDiff::between(&before, &after, evaluates);
             let expected = usize::from(roles) + usize::from(owner);
             assert_eq!((diff.count, diff.widening), (3, expected), "{diff:?}");
+        }
+        let file = |condition: &str, grant: &str| {
+            format!("[match]\nuser = 0\n{condition}\n[[grant]]\naudience = \"https://x\"\n{grant}\n")
+        };
+        let digest = format!("exe_sha256 = \"{}\"", "00".repeat(32));
+        let before = read(&[("a", &file("", ""))], &[]);
+        let after = read(&[("a", &file(&digest, "posture = \"enforce\"\nassurance = \"tpm\""))], &[]);
+        let none = EvaluatedAttributes::default();
+        for (evaluates, widening) in [
+            (none, 0),
+            (EvaluatedAttributes { posture: true, ..none }, 1),
+            (EvaluatedAttributes { assurance: true, ..none }, 1),
+            (EvaluatedAttributes { exe_sha256: true, ..none }, 1),
+            (EvaluatedAttributes { exe_sha256: true, posture: true, ..none }, 2),
+        ] {
+            let diff = RightsDiff::between(&before, &after, evaluates);
+            assert_eq!((diff.count, diff.widening), (2, widening), "{evaluates:?}: {diff:?}");
         }
     }
 

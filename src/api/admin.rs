@@ -12,6 +12,7 @@ use super::parse;
 use super::policy_query;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Route, RouteMatch, Verb};
+use crate::correlation;
 use crate::service::{Admin, AdminError, IdentityService, InvalidRequest, PeerLookup, RootAdmin};
 use crate::wire::admin::DoneResponse;
 
@@ -165,6 +166,12 @@ impl AdminApi {
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> Reply {
+        let context = routes::context(ROUTES, &request);
+        let reply = correlation::scope(context, self.handle_correlated(client, request)).await;
+        reply::with_correlation(reply, &context.correlation)
+    }
+
+    async fn handle_correlated(&self, client: &ClientConnection, request: Request<Incoming>) -> Reply {
         let (lookup, uri) = (client.begin_request(), request.uri().clone());
         let found = routes::find(ROUTES, request.method(), uri.path());
         if matches!(&found, RouteMatch::Found(route, _) if route.role == AdminSocketRole::Monitor) {

@@ -9,6 +9,7 @@ use super::pace::Cost;
 use super::parse;
 use super::reply::{self, Reply};
 use super::routes::{self, Body, Names, Route, RouteMatch, Verb};
+use crate::correlation::{self, RequestContext};
 use crate::service::{IdentityService, PeerLookup};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse, UseNonceResponse};
 use crate::wire::credentials::ReleaseResponse;
@@ -111,19 +112,27 @@ impl AgentApi {
             RouteMatch::WrongMethod(allow) => return (reply::method_not_allowed(allow), Cost::Error),
             RouteMatch::NotFound => return (reply::not_found(), Cost::Error),
         };
+        let context = routes::context(ROUTES, &request);
         let (reply, cost) = match route.role {
             AnyCaller(handler) => (self.public(handler, route.path, names).await, Cost::Unit),
             IdentifiedCaller(handler) => {
-                (self.agent(handler, client, &RequestBody::default()).await, Cost::Unit)
+                let body = RequestBody::default();
+                (self.recorded(context, self.agent(handler, client, &body)).await, Cost::Unit)
             }
             RegisteredAgent(handler) => match self.body_budget.read(client, request, route.body).await {
                 // The caller is read only now that the body is complete: it may change until then.
-                Ok(body) => (self.agent(handler, client, &body).await, Cost::Free),
+                Ok(body) => (self.recorded(context, self.agent(handler, client, &body)).await, Cost::Free),
                 Err(error_reply) => (error_reply, Cost::Error),
             },
         };
         let cost = if reply.status().is_success() { cost } else { Cost::Error };
         (reply, cost)
+    }
+
+    /// Answers a request whose records have its ids, which the reply has too.
+    async fn recorded(&self, context: RequestContext, answer: impl Future<Output = Reply>) -> Reply {
+        let reply = correlation::scope(context, answer).await;
+        reply::with_correlation(reply, &context.correlation)
     }
 
     /// Answers with a public document. The first name of a path below `/tenant/` is the tenant.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::client_connection::ClientConnection;
 use super::client_stream::ClientStream;
 use super::pace::Cost;
+use crate::correlation::{self, Correlation, RequestContext};
 use crate::service::{IdentityService, InvalidRequest, Recorded, ReleasedCredential};
 use crate::wire::manager_address::ManagerAddress;
 
@@ -36,8 +37,14 @@ pub async fn serve_service_manager(
         stop.cancelled().await;
         tokio::time::sleep(STOP_GRACE).await;
     };
+    let context = RequestContext {
+        verb: "systemd",
+        path: "LoadCredential",
+        correlation: Correlation::of_request(std::iter::empty()),
+    };
+    let loaded = correlation::scope(context, service.load_credential(client.begin_request(), address));
     let answer = tokio::select! {
-        loaded = service.load_credential(client.begin_request(), address) => match loaded {
+        loaded = loaded => match loaded {
             Ok(released) => Answer::Value(Box::new(released)),
             Err(refused) if refused.fails_unit => Answer::Failure,
             Err(_) => Answer::Nothing,

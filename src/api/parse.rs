@@ -240,8 +240,14 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
             "after" => parsed.start = PageStart::After(number()?),
             "before" => parsed.start = PageStart::Before(number()?),
             "agent" => parsed.agent = Some(value.into_owned()),
+            "owner" => parsed.owner = Some(value.into_owned()),
             "tenant" => parsed.tenant = Some(value.into_owned()),
+            "instance" => parsed.instance = Some(value.into_owned()),
+            "audience" => parsed.audience = Some(value.into_owned()),
+            "reason" => parsed.reason = Some(value.into_owned()),
             "jti" => parsed.jti = Some(value.into_owned()),
+            "serial" => parsed.serial = Some(value.into_owned()),
+            "correlation" => parsed.correlation_id = Some(value.into_owned()),
             "event" => {
                 let unknown = || {
                     let name = value.escape_debug();
@@ -253,8 +259,8 @@ pub fn audit_query(query: &str) -> Result<(AuditQuery, u64), InvalidRequest> {
             "until" => parsed.until = Some(time()?),
             _ => {
                 return Err(InvalidRequest::new(
-                    "the query may have after= or before=, limit=, agent=, tenant=, event=, jti=, since= and \
-                     until=",
+                    "the query may have after= or before=, limit=, agent=, owner=, tenant=, instance=, event=, \
+                     audience=, reason=, jti=, serial=, correlation=, since= and until=",
                 ));
             }
         }

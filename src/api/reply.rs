@@ -10,6 +10,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+use crate::correlation::{Correlation, TRACERESPONSE};
 use crate::service::{
     AdminError, ErrorClass, ErrorCode, EvidenceResponse, InspectError, MetricsText, Recorded, RequestError,
     StatusListDocument,
@@ -106,6 +107,14 @@ pub fn unavailable_and_close(description: &str) -> Reply {
 /// An `invalid_request` after which the connection cannot be used for another request.
 pub fn error_and_close(status: StatusCode, description: &str) -> Reply {
     and_close(error(status, ErrorCode::InvalidRequest, description))
+}
+
+/// The reply to a request, with its ids, by which the caller can name it (W3C Trace Context, section 3.4).
+pub fn with_correlation(mut reply: Reply, correlation: &Correlation) -> Reply {
+    if let Ok(value) = HeaderValue::try_from(correlation.traceresponse()) {
+        reply.headers_mut().insert(TRACERESPONSE, value);
+    }
+    reply
 }
 
 fn and_close(mut reply: Reply) -> Reply {

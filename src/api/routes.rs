@@ -4,7 +4,11 @@
 //! header, and HEAD follow from the table. A row's `role` holds the handler, so a route without a role does
 //! not compile, and a handler cannot run for another role than its own.
 
-use hyper::Method;
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Method, Request};
+
+use crate::correlation::{Correlation, RequestContext, TRACEPARENT};
 
 /// One path of a socket.
 pub struct Route<R: 'static> {
@@ -49,6 +53,16 @@ pub enum RouteMatch<'a, R: 'static> {
     NotFound,
 }
 
+/// What records say of a request: its ids, and its route without what the caller put in place of the braces.
+pub fn context<R>(routes: &'static [Route<R>], request: &Request<Incoming>) -> RequestContext {
+    let (verb, path) = match find(routes, request.method(), request.uri().path()) {
+        RouteMatch::Found(route, _) => (route.verb.method(), route.path),
+        RouteMatch::WrongMethod(_) | RouteMatch::NotFound => ("other", "request"),
+    };
+    let traceparents = request.headers().get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+    RequestContext { verb, path, correlation: Correlation::of_request(traceparents) }
+}
+
 /// Finds the route of a request. An exact path takes precedence over one with braces.
 pub fn find<'a, R>(routes: &'static [Route<R>], method: &Method, path: &'a str) -> RouteMatch<'a, R> {
     let exact = routes.iter().find(|route| route.path == path).map(|route| (route, Names::default()));
@@ -62,6 +76,14 @@ pub fn find<'a, R>(routes: &'static [Route<R>], method: &Method, path: &'a str) 
 }
 
 impl Verb {
+    /// The method as records of a request have it.
+    pub fn method(self) -> &'static str {
+        match self {
+            Verb::Get => "GET",
+            Verb::Post => "POST",
+        }
+    }
+
     /// The key of an operation in `docs/openapi.yaml`.
     #[cfg(test)]
     pub fn name(self) -> &'static str {

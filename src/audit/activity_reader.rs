@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::activity::{Activity, State, is_issue, is_remembered};
 use super::event::Event;
+use super::filter::{AuditQuery, PageStart};
 use super::live_tokens::Now;
-use super::query::{AuditQuery, PageStart, read_page};
+use super::query::read_page;
 use super::used_record::UsedRecord;
 use crate::agents::{AgentEntry, AgentSet};
 use crate::clock::{Clock, Timestamp};

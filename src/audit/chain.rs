@@ -13,6 +13,7 @@ use std::sync::Arc;
 use super::files::{log_file, open_file};
 use super::line::{LineId, append_line};
 use super::recovery::{Findings, recover};
+use super::tree::{LogHead, LogTree};
 
 /// Size in bytes at which a new file is started.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
@@ -33,9 +34,12 @@ pub(super) struct ChainedLog {
     /// Whether a failed write left part of a line after `length`.
     has_partial_line: bool,
     last: LineId,
+    tree: LogTree,
     /// Records about the log itself, a few. They are written before any other line.
     first_bodies: Vec<Vec<u8>>,
     buffer: Vec<u8>,
+    /// The lines in `buffer`.
+    appended: Vec<LineId>,
 }
 
 impl ChainedLog {
@@ -45,6 +49,8 @@ impl ChainedLog {
         let end = recover(dir)?;
         let file = open_file(&end.path, OpenOptions::new().append(true).create(true).mode(0o600))?;
         let length = file.metadata()?.len();
+        let (tree, restarted) = LogTree::restore(dir, &end.path, end.last_line)?;
+        let findings = Findings { restarted, ..end.findings };
         Ok((
             ChainedLog {
                 dir: dir.to_owned(),
@@ -54,10 +60,12 @@ impl ChainedLog {
                 max_length: MAX_FILE_SIZE,
                 has_partial_line: false,
                 last: end.last,
+                tree,
                 first_bodies: Vec::new(),
                 buffer: Vec::new(),
+                appended: Vec::new(),
             },
-            end.findings,
+            findings,
         ))
     }
 
@@ -79,6 +87,11 @@ impl ChainedLog {
     /// Returns the length of the current file's whole lines in bytes.
     pub(super) fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Returns the last record and the tree.
+    pub(super) fn head(&self) -> LogHead {
+        LogHead { path: self.path.clone(), state: self.tree.state().clone() }
     }
 
     /// Has `body` written as a line of its own before the next lines.
@@ -113,12 +126,14 @@ impl ChainedLog {
         }
         let mut last = self.last;
         self.buffer.clear();
-        for body in &self.first_bodies {
-            last = append_line(&mut self.buffer, last, body);
-        }
-        for body in line_bodies {
-            last = append_line(&mut self.buffer, last, body);
-        }
+        self.appended.clear();
+        let (buffer, appended) = (&mut self.buffer, &mut self.appended);
+        let mut push = |body: &[u8]| {
+            last = append_line(buffer, last, body);
+            appended.push(last);
+        };
+        self.first_bodies.iter().for_each(|body| push(body));
+        line_bodies.for_each(push);
         if let Err(e) = (&*self.file).write_all(&self.buffer) {
             // A full disk can accept part of a line. It is truncated now, before the next line, or at the
             // next start.
@@ -127,6 +142,7 @@ impl ChainedLog {
         }
         self.length += self.buffer.len() as u64;
         self.last = last;
+        self.appended.iter().for_each(|line| self.tree.push(*line));
         self.first_bodies.clear();
         Ok(())
     }
@@ -141,6 +157,10 @@ impl ChainedLog {
     /// As [`ChainedLog::rotate`], for a file that was removed or cannot be synced.
     pub(super) fn start_file(&mut self) -> io::Result<()> {
         let path = log_file(&self.dir, self.last.seq + 1);
+        // Without it, the next start hashes the records since an earlier state.
+        if let Err(e) = self.tree.write_state(&path) {
+            tracing::warn!("the state of the tree over the audit log cannot be written: {e}");
+        }
         let file = open_file(&path, OpenOptions::new().append(true).create_new(true).mode(0o600))?;
         self.file = Arc::new(file);
         self.path = path;

@@ -1,5 +1,6 @@
 //! The kinds of events: names in the audit log and `MESSAGE_ID`s in the journal's catalog.
 
+use serde::Serialize;
 use tracing::Level;
 
 macro_rules! events {
@@ -58,6 +59,11 @@ events! {
     AuditGap "audit-gap" "2d9af92fb8374877808efd1ab137a444" ERROR,
     AuditFilesRemoved "audit-files-removed" "b69a815bc8f965e15752797b26de0ba0" INFO,
     AuditFilling "audit-filling" "4343efd1557efcdd2e905c7f8398e5bd" WARN,
+    AuditCheckpointsDelayed "audit-checkpoints-delayed" "e999f46f501f96cbc76a917346a48156" WARN,
+    AuditCheckpointsResumed "audit-checkpoints-resumed" "84ad306c0b3c1a65614c1513ada0982f" INFO,
+    AuditIndexChanged "audit-index-changed" "a76cfb25db10bf27bc625f490dc58677" ERROR,
+    AuditIndexCreated "audit-index-created" "78370bfcac33e355d60716cc661251e6" INFO,
+    AuditTreeRestarted "audit-tree-restarted" "94f9cc9b4b0dad8b9d788720424446f3" WARN,
     AuditTorn "audit-torn" "5b1c6f0e9d3a4c7fb2e84a61d07f93c8" WARN,
     CaCertified "ca-certified" "b5ad6b8a694f4d66b039090e5143a834" INFO,
     CaBlocked "ca-blocked" "792bc932fb7245279c7b87bb21f82e39" WARN,
@@ -118,6 +124,56 @@ events! {
     TpmState "tpm-state" "ee265f497cda410184debd93eefe72db" WARN,
     TpmFlushFailed "tpm-flush-failed" "f17db79272a0449f81ac38a4c2a33287" INFO,
     WitSvidIssued "wit-svid-issued" "476085f3dfa14d408053163dbe285830" INFO,
+}
+
+/// What became of an event's subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// A process got what it asked for.
+    Granted,
+    /// A process did not get what it asked for.
+    Refused,
+    /// The event took place.
+    Done,
+    /// The daemon could not do what it tried to.
+    Failed,
+}
+
+impl Event {
+    /// Returns the outcome that a record of this event has.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Event::RequestRefused => Outcome::Refused,
+            Event::Attested
+            | Event::CertificateIssued
+            | Event::CredentialReleased
+            | Event::Introspected
+            | Event::NonceUsed
+            | Event::SvidIssued
+            | Event::TokenIssued
+            | Event::TokenRevoked
+            | Event::WitSvidIssued => Outcome::Granted,
+            Event::AdminGroupUnavailable
+            | Event::AgentsRejected
+            | Event::AuditDegraded
+            | Event::AuditFailed
+            | Event::CaBlocked
+            | Event::CertificateRecordsLost
+            | Event::CredentialsBlocked
+            | Event::FederationRejected
+            | Event::IssuerBlocked
+            | Event::JournalDropped
+            | Event::NameLookupFailed
+            | Event::PoliciesRejected
+            | Event::RevocationsBlocked
+            | Event::SwtpmExited
+            | Event::SwtpmStopFailed
+            | Event::TpmConnectionLost
+            | Event::TpmFlushFailed => Outcome::Failed,
+            _ => Outcome::Done,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use crate::clock::Clock;
 use crate::config::{LogTarget, escape_unprintable};
+use crate::correlation::Correlation;
 use crate::critical::spawn_critical;
 
 use super::event::Event;
@@ -60,6 +61,8 @@ pub(super) struct JournalEntry {
     pub(super) uid: Option<u32>,
     /// systemd unit of the caller.
     pub(super) unit: Option<String>,
+    /// Of the request, as in the audit log.
+    pub(super) correlation: Option<Correlation>,
 }
 
 impl JournalEntry {
@@ -76,6 +79,7 @@ impl JournalEntry {
             pid: None,
             uid: None,
             unit: None,
+            correlation: None,
         })
     }
 }
@@ -232,6 +236,11 @@ fn write_to_journald(entry: &JournalEntry) {
                 HOSTBADGE_REASON = entry.reason,
                 HOSTBADGE_PEER_PID = entry.pid,
                 HOSTBADGE_PEER_UID = entry.uid,
+                HOSTBADGE_CORRELATION_ID = entry
+                    .correlation
+                    .as_ref()
+                    .map(|correlation| correlation.trace_id().to_string())
+                    .as_deref(),
                 HOSTBADGE_PEER_UNIT = entry.unit.as_deref().map(printable).as_deref(),
                 "{}",
                 printable(&entry.message)

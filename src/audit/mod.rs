@@ -10,12 +10,18 @@ mod activity;
 mod activity_reader;
 mod backwards;
 mod chain;
+mod checkpoint_status;
 mod event;
 mod files;
+mod filter;
+mod fingerprint;
 mod forecast;
 mod forwards;
 mod health;
 mod history;
+mod index;
+mod index_filter;
+mod index_row;
 mod journal;
 mod layer;
 mod line;
@@ -28,11 +34,13 @@ mod record;
 mod recovery;
 mod reload;
 mod retention;
+mod search;
 mod suppressed;
 mod sync_gate;
 mod syncer;
 mod text;
 mod trail;
+mod tree;
 mod usage;
 mod used_record;
 mod watched;
@@ -43,7 +51,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::agents::{AgentChanges, AgentSet, AuthenticatedAgent};
+use crate::agents::{AgentChanges, AgentEntry, AgentSet, AuthenticatedAgent};
 use crate::anomaly::{Alert, Anomalies};
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
@@ -55,14 +63,18 @@ use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
-pub use event::Event;
+pub use checkpoint_status::{CheckpointReport, CheckpointStatus};
+pub use event::{Event, Outcome};
+pub use filter::{AuditQuery, PageStart};
 pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
 pub use metrics::AuditMetrics;
-pub use query::{AuditPage, AuditQuery, PageStart, SeqRange, read_page};
+pub use query::{AuditPage, SeqRange, read_page};
+pub use search::{FoundRecords, IndexUse, search_last};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
+pub use tree::{LogHead, append_checkpoint, append_earlier_checkpoint, append_keys};
 pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
@@ -122,6 +134,7 @@ pub struct Audit {
     /// The number of the first record of this process.
     first_seq: u64,
     journal: Journal,
+    checkpoints: CheckpointStatus,
     clock: Clock,
 }
 
@@ -144,6 +157,7 @@ impl Audit {
             watched: Watched::default(),
             first_seq: writer_seq + 1,
             journal,
+            checkpoints: CheckpointStatus::default(),
             clock,
         };
         // The record of skipped numbers is the line after them.
@@ -152,6 +166,9 @@ impl Audit {
         }
         if let Some(message) = findings.gaps {
             audit.record_finding(Event::AuditGap, &message);
+        }
+        if let Some(message) = findings.restarted {
+            audit.record_finding(Event::AuditTreeRestarted, &message);
         }
         Ok(audit)
     }
@@ -208,14 +225,15 @@ impl Audit {
         Ok(Recorded(svid))
     }
 
-    /// Records a refusal, with the number of this caller's refusals that have no record. `tenant` is the agent's.
+    /// Records a refusal, with the number of this caller's refusals that have no record. `entry` is its agent as it is
+    /// registered.
     pub async fn record_refusal(
         &self,
         mut refusal: Refusal,
-        tenant: Option<&str>,
+        entry: Option<&AgentEntry>,
     ) -> Result<Recorded<Refusal>, AuditUnavailable> {
         let carried = self.suppressed.take_into(&mut refusal);
-        self.write_line(&Record::for_refusal(&refusal, tenant, self.clock.now()), Some(carried)).await?;
+        self.write_line(&Record::for_refusal(&refusal, entry, self.clock.now()), Some(carried)).await?;
         Ok(Recorded(refusal))
     }
 
@@ -362,6 +380,16 @@ impl Audit {
         self.writer.0.health()
     }
 
+    /// The last record and the tree over the records; `None` while a line is being written.
+    pub fn head(&self) -> Option<LogHead> {
+        self.writer.0.head()
+    }
+
+    /// What is known of the checkpoints.
+    pub fn checkpoints(&self) -> &CheckpointStatus {
+        &self.checkpoints
+    }
+
     /// How many lines wait to be written.
     pub fn queued_lines(&self) -> usize {
         self.writer.0.queued_lines()
@@ -411,7 +439,7 @@ impl Audit {
         record: &Record<'_>,
         carried: Option<CarriedCount>,
     ) -> Result<(), AuditUnavailable> {
-        let mut body = record.to_json_members(self.clock.sync()).map_err(WriteError::from)?;
+        let mut body = record.to_json_members(&self.clock).map_err(WriteError::from)?;
         if !record.has_policy()
             && let Some(set) = self.policies.get().and_then(|policies| policies.snapshot().id())
         {
@@ -443,7 +471,7 @@ impl Audit {
     /// disk that is full, the line is written before any other.
     fn record_finding(&self, event: Event, message: &str) {
         let record = Record::for_event(event, message, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             self.writer.0.write_first(body);
             self.health().metrics().count_record(event);
         }

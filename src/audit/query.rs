@@ -7,17 +7,15 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde_json::value::RawValue;
 
 use super::backwards::BackwardLines;
-use super::event::Event;
 use super::files::{first_seq, log_files, open_file, with_path};
+use super::filter::{AuditQuery, PageStart, Place};
 use super::forwards::ForwardLines;
 use super::line::{LineMembers, parse};
 use super::position::{around_seq, file_of};
-use crate::clock::Timestamp;
 
 /// Bytes of lines that are examined for one page, 40 ms of a processor.
 const MAX_EXAMINED_BYTES: usize = 8 * 1024 * 1024;
@@ -27,42 +25,6 @@ const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
 const MAX_REREADS: usize = 3;
 /// Ranges of missing numbers that a page lists; it ends before a further one.
 const MAX_MISSING: usize = 32;
-/// How far records can be out of order of their times: clocks are corrected, and a record is made before it
-/// is queued. A search by time ends at a record that is this much beyond its bound.
-const MAX_DISORDER: Duration = Duration::from_secs(3600);
-
-/// Which records of the log are asked for.
-#[derive(Clone, Debug, Default)]
-pub struct AuditQuery {
-    /// Where the page begins.
-    pub start: PageStart,
-    /// Only records about this agent.
-    pub agent: Option<String>,
-    /// Only records about this tenant.
-    pub tenant: Option<String>,
-    /// Only records of this event.
-    pub event: Option<Event>,
-    /// Only records about the token with this identifier.
-    pub jti: Option<String>,
-    /// Only records about the certificate with this serial number.
-    pub serial: Option<String>,
-    /// Only records that were made at this time or later.
-    pub since: Option<Timestamp>,
-    /// Only records that were made at this time or earlier.
-    pub until: Option<Timestamp>,
-}
-
-/// Where a page begins, and in which direction it continues.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PageStart {
-    /// At the end of the log, backwards.
-    #[default]
-    End,
-    /// At the record before the one with this number, backwards.
-    Before(u64),
-    /// At the record after this number, forwards.
-    After(u64),
-}
 
 /// Consecutive numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +182,7 @@ impl Reading<'_> {
         if skipped.is_some() && self.page.missing.len() >= MAX_MISSING {
             return Ok(Step::Full);
         }
-        let place = self.query.place(members);
+        let place = self.query.place(line, members);
         if place == Place::Beyond {
             return Ok(Step::Done);
         }
@@ -235,44 +197,6 @@ impl Reading<'_> {
             self.page.records.push(serde_json::from_slice(line)?);
         }
         Ok(Step::Continue)
-    }
-}
-
-/// Where a line is in relation to a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Matches,
-    DoesNotMatch,
-    /// No line beyond this one matches.
-    Beyond,
-}
-
-impl AuditQuery {
-    fn place(&self, line: &LineMembers<'_>) -> Place {
-        if self.since.is_some() || self.until.is_some() {
-            let Some(time) = line.time() else { return Place::DoesNotMatch };
-            let is_forwards = matches!(self.start, PageStart::After(_));
-            if self.until.is_some_and(|until| time > until) {
-                let is_beyond =
-                    is_forwards && self.until.is_some_and(|until| time > until.after(MAX_DISORDER));
-                return if is_beyond { Place::Beyond } else { Place::DoesNotMatch };
-            }
-            if self.since.is_some_and(|since| time < since) {
-                let is_beyond =
-                    !is_forwards && self.since.is_some_and(|since| time.after(MAX_DISORDER) < since);
-                return if is_beyond { Place::Beyond } else { Place::DoesNotMatch };
-            }
-        }
-        let is_of_agent = self.agent.is_none() || self.agent.as_deref() == line.agent.as_deref();
-        let is_of_tenant = self.tenant.is_none() || self.tenant.as_deref() == line.tenant.as_deref();
-        let is_issued = (self.jti.is_none() || self.jti.as_deref() == line.jti.as_deref())
-            && (self.serial.is_none() || self.serial.as_deref() == line.serial.as_deref());
-        let is_event = self.event.is_none_or(|event| line.event.as_deref() == Some(event.name()));
-        if is_of_agent && is_of_tenant && is_issued && is_event {
-            Place::Matches
-        } else {
-            Place::DoesNotMatch
-        }
     }
 }
 

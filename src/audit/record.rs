@@ -1,23 +1,29 @@
 //! The content of an audit line, and the journal entry for the same decision. Every text in it is bounded, so
 //! that a line has at most 8 KiB whatever its caller sends.
 
+mod daemon_event;
 mod message;
+mod origin;
+mod peer;
+
+use std::borrow::Cow;
 
 use serde::Serialize;
-use serde::ser::SerializeStruct;
 
-use crate::agents::AuthenticatedAgent;
-use crate::anomaly::Alert;
-use crate::clock::{ClockSync, Timestamp};
+use crate::agents::{AgentEntry, AuthenticatedAgent};
+use crate::clock::{Clock, Timestamp};
+use crate::config::escape_unprintable_json;
+use crate::correlation::{self, RequestContext};
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
 use crate::peer::Peer;
 use crate::pki::IssuedX509Svid;
-use crate::policy::{ErrorCode, PolicySetId, Refusal};
+use crate::policy::{ErrorCode, PolicySetId, Refusal, Verdicts};
 use crate::posture::Posture;
 
-use super::event::Event;
-use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_EVENT_TEXT, MAX_EXE_PATH, MAX_GRANTED_TEXT, MAX_NAME};
+use super::event::{Event, Outcome};
+use super::fingerprint::Fingerprint;
+use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_EVENT_TEXT, MAX_GRANTED_TEXT, MAX_NAME};
 
 /// A decision or an event. Members that do not apply are omitted. A record never contains a token, a private
 /// key or a credential.
@@ -26,8 +32,11 @@ pub(super) struct Record<'a> {
     time: Timestamp,
     #[serde(serialize_with = "serialize_event_name")]
     event: Event,
+    outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<BoundedText<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +55,9 @@ pub(super) struct Record<'a> {
     spiffe_id: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<BoundedText<'a>>,
+    /// Of what was handed out, but not of a credential: its value can be short enough to be guessed from a digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<Fingerprint>,
     /// Expiry of the token or certificate, as a NumericDate (RFC 7519 section 2).
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
@@ -61,15 +73,20 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     suppressed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    verdicts: Option<Verdicts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     posture: Option<Posture>,
     /// The policies in force at the decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     policy: Option<PolicySetId>,
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_peer")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "peer::serialize")]
     peer: Option<&'a Peer>,
     /// The agent that got something, as it was registered then.
     #[serde(skip)]
     subject: Option<&'a AuthenticatedAgent>,
+    /// The request that is served; its members come before these.
+    #[serde(skip)]
+    request: Option<RequestContext>,
 }
 
 /// What the activity of agents takes note of.
@@ -129,27 +146,14 @@ fn serialize_event_name<S: serde::Serializer>(event: &Event, serializer: S) -> R
     serializer.serialize_str(event.name())
 }
 
-fn serialize_peer<S: serde::Serializer>(peer: &Option<&Peer>, serializer: S) -> Result<S::Ok, S::Error> {
-    let Some(peer) = peer else { return serializer.serialize_none() };
-    let exe = peer.exe().map(|path| path.to_string_lossy());
-    let mut out = serializer.serialize_struct("peer", 8)?;
-    out.serialize_field("pid", &peer.pid)?;
-    out.serialize_field("uid", &peer.uid)?;
-    out.serialize_field("gid", &peer.gid)?;
-    out.serialize_field("unit", &peer.unit.as_deref().map(from_caller))?;
-    out.serialize_field("invocation", &peer.invocation.as_deref().map(name))?;
-    out.serialize_field("exe", &exe.as_deref().map(|path| BoundedText::new(path, MAX_EXE_PATH)))?;
-    out.serialize_field("exe_sha256", &peer.exe_sha256())?;
-    out.serialize_field("pinned", &peer.pinned)?;
-    out.end()
-}
-
 impl<'a> Record<'a> {
     fn new(event: Event, time: Timestamp) -> Record<'a> {
         Record {
             time,
             event,
+            outcome: event.outcome(),
             agent: None,
+            owner: None,
             tenant: None,
             audience: None,
             scope: None,
@@ -159,17 +163,34 @@ impl<'a> Record<'a> {
             kid: None,
             spiffe_id: None,
             serial: None,
+            fingerprint: None,
             exp: None,
             active: None,
             reason: None,
             rule: None,
             detail: None,
             suppressed: 0,
+            verdicts: None,
             posture: None,
             policy: None,
             peer: None,
             subject: None,
+            request: correlation::current(),
         }
+    }
+
+    /// A record of a request of this agent that decides nothing.
+    fn of_agent(event: Event, agent: &'a AuthenticatedAgent, time: Timestamp) -> Record<'a> {
+        Record {
+            agent: Some(name(agent.name().as_str())),
+            peer: Some(agent.peer()),
+            ..Record::new(event, time).registered(agent.entry())
+        }
+    }
+
+    /// Adds who answers for an agent, as it is registered.
+    fn registered(self, entry: &'a AgentEntry) -> Record<'a> {
+        Record { owner: entry.owner.as_deref().map(name), tenant: entry.tenant.as_deref().map(name), ..self }
     }
 
     /// A record about an agent, with its process, and the posture and the policies of the decision.
@@ -182,12 +203,10 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         Record {
             policy,
-            agent: Some(name(agent.name().as_str())),
-            tenant: agent.entry().tenant.as_deref().map(name),
             posture: Some(posture),
-            peer: Some(agent.peer()),
+            verdicts: Some(Verdicts::PASS),
             subject: Some(agent),
-            ..Record::new(event, time)
+            ..Record::of_agent(event, agent, time)
         }
     }
 
@@ -199,6 +218,7 @@ impl<'a> Record<'a> {
             scope: Some(granted(permit.scope())),
             jti: Some(name(token.jti())),
             kid: Some(name(token.kid())),
+            fingerprint: Some(Fingerprint::of(token.text().as_bytes())),
             exp: Some(token.expires().as_secs()),
             ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
@@ -210,6 +230,7 @@ impl<'a> Record<'a> {
         Record {
             spiffe_id: Some(granted(certificate.spiffe_id())),
             serial: Some(name(certificate.serial())),
+            fingerprint: certificate.leaf().map(Fingerprint::of),
             exp: Some(certificate.expires().as_secs()),
             ..Record::for_agent(
                 Event::CertificateIssued,
@@ -228,6 +249,7 @@ impl<'a> Record<'a> {
             audience: Some(granted(audiences)),
             jti: Some(name(svid.jti())),
             kid: Some(name(svid.kid())),
+            fingerprint: Some(Fingerprint::of(svid.text().as_bytes())),
             exp: Some(svid.expires().as_secs()),
             ..Record::for_agent(Event::SvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
@@ -240,6 +262,7 @@ impl<'a> Record<'a> {
             spiffe_id: Some(granted(svid.spiffe_id())),
             jti: Some(name(svid.jti())),
             kid: Some(name(svid.kid())),
+            fingerprint: Some(Fingerprint::of(svid.text().as_bytes())),
             exp: Some(svid.expires().as_secs()),
             ..Record::for_agent(Event::WitSvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
@@ -262,19 +285,29 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A request was refused; `tenant` is the agent's.
-    pub(super) fn for_refusal(refusal: &'a Refusal, tenant: Option<&'a str>, time: Timestamp) -> Record<'a> {
+    /// A request was refused; `entry` is its agent as it is registered.
+    pub(super) fn for_refusal(
+        refusal: &'a Refusal,
+        entry: Option<&'a AgentEntry>,
+        time: Timestamp,
+    ) -> Record<'a> {
+        let record = Record::new(Event::RequestRefused, time);
+        let record = match entry {
+            Some(entry) => record.registered(entry),
+            None => record,
+        };
         Record {
             agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
-            tenant: tenant.map(name),
             audience: refusal.audience.as_deref().map(from_caller),
             credential: refusal.credential().map(name),
             reason: Some(refusal.code),
             detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
+            verdicts: Some(refusal.verdicts()),
+            posture: refusal.posture(),
             policy: refusal.policy(),
             peer: refusal.peer.as_ref(),
-            ..Record::new(Event::RequestRefused, time)
+            ..record
         }
     }
 
@@ -285,16 +318,13 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record {
-            agent: Some(name(requester.name().as_str())),
-            tenant: requester.entry().tenant.as_deref().map(name),
             jti: introspection.jti.as_deref().map(name),
             active: Some(introspection.active),
             detail: match &introspection.inactive_reason {
                 Some(reason) => Some(from_caller(reason)),
                 None => introspection.is_used_up.then(|| described(USED_UP)),
             },
-            peer: Some(requester.peer()),
-            ..Record::new(Event::Introspected, time)
+            ..Record::of_agent(Event::Introspected, requester, time)
         }
     }
 
@@ -305,12 +335,9 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record {
-            agent: Some(name(requester.name().as_str())),
-            tenant: requester.entry().tenant.as_deref().map(name),
             active: Some(reason.is_none()),
             detail: reason.map(from_caller),
-            peer: Some(requester.peer()),
-            ..Record::new(Event::NonceUsed, time)
+            ..Record::of_agent(Event::NonceUsed, requester, time)
         }
     }
 
@@ -322,12 +349,9 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record {
-            agent: Some(name(requester.name().as_str())),
-            tenant: requester.entry().tenant.as_deref().map(name),
             jti: jti.map(name),
             detail: Some(from_caller(detail)),
-            peer: Some(requester.peer()),
-            ..Record::new(Event::TokenRevoked, time)
+            ..Record::of_agent(Event::TokenRevoked, requester, time)
         }
     }
 
@@ -338,67 +362,12 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record {
-            agent: Some(name(attestation.agent().name().as_str())),
             policy: attestation.policy(),
-            tenant: attestation.agent().entry().tenant.as_deref().map(name),
+            posture: Some(attestation.posture()),
+            verdicts: Some(Verdicts::PASS),
             detail: Some(from_caller(detail)),
-            peer: Some(attestation.agent().peer()),
-            ..Record::new(Event::Attested, time)
+            ..Record::of_agent(Event::Attested, attestation.agent(), time)
         }
-    }
-
-    /// An event without a caller.
-    pub(super) fn for_event(event: Event, detail: &'a str, time: Timestamp) -> Record<'a> {
-        Record { detail: Some(described(detail)), ..Record::new(event, time) }
-    }
-
-    /// An event without a caller that concerns one tenant; `None` where it concerns none.
-    pub(super) fn for_tenant_event(
-        event: Event,
-        tenant: Option<&'a str>,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
-    }
-
-    /// An event without a caller that concerns one agent.
-    pub(super) fn for_agent_event(
-        event: Event,
-        agent: &'a str,
-        tenant: Option<&'a str>,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record { agent: Some(name(agent)), ..Record::for_tenant_event(event, tenant, detail, time) }
-    }
-
-    /// What a rule found, or what follows from it.
-    pub(super) fn for_alert(event: Event, alert: &'a Alert, detail: &'a str, time: Timestamp) -> Record<'a> {
-        let rule = Some(alert.rule.name());
-        let tenant = alert.tenant.as_deref();
-        Record { rule, ..Record::for_agent_event(event, &alert.agent, tenant, detail, time) }
-    }
-
-    /// An event without a caller that concerns one token.
-    pub(super) fn for_token_event(
-        event: Event,
-        jti: &'a str,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record { jti: Some(name(jti)), ..Record::for_event(event, detail, time) }
-    }
-
-    /// An event of an issuing key, of a tenant or of none.
-    pub(super) fn for_key_event(
-        event: Event,
-        kid: &'a str,
-        tenant: Option<&'a str>,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record { kid: Some(name(kid)), ..Record::for_tenant_event(event, tenant, detail, time) }
     }
 
     /// Returns the kind of event.
@@ -430,16 +399,24 @@ impl<'a> Record<'a> {
     }
 
     /// Returns the members of the JSON object without the opening brace; the chain's members come before
-    /// them. The first one is `clock`, unless the clock is synchronized: `time` may be wrong then.
-    pub(super) fn to_json_members(&self, clock: ClockSync) -> serde_json::Result<Vec<u8>> {
-        let mut text = Vec::with_capacity(768);
-        if clock != ClockSync::Synchronized {
-            text.extend(format!("\"clock\":\"{clock}\",").as_bytes());
+    /// them. The first ones are of the clock and the request, whose texts need no escapes.
+    pub(super) fn to_json_members(&self, clock: &Clock) -> serde_json::Result<Vec<u8>> {
+        let mut text = Vec::with_capacity(1280);
+        origin::append_clock(&mut text, clock.quality());
+        if let Some(request) = &self.request {
+            origin::append_request(&mut text, request);
         }
         let start = text.len();
         serde_json::to_writer(&mut text, self)?;
         text.remove(start);
-        Ok(text)
+        // A terminal takes some characters beyond ASCII as commands, and shows others in another order.
+        match String::from_utf8(text) {
+            Ok(text) => match escape_unprintable_json(&text) {
+                Cow::Borrowed(_) => Ok(text.into_bytes()),
+                Cow::Owned(escaped) => Ok(escaped.into_bytes()),
+            },
+            Err(e) => Err(serde::ser::Error::custom(e)),
+        }
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct ChainEnd {
     pub(super) path: PathBuf,
     /// The last line. Its number is higher than that of its digest where lines after it are lost.
     pub(super) last: LineId,
+    /// The last line with its own number.
+    pub(super) last_line: LineId,
     /// What was found, for administrators.
     pub(super) findings: Findings,
 }
@@ -37,6 +39,8 @@ pub(super) struct Findings {
     pub(super) set_aside: Option<String>,
     /// Gaps before the last line that no record declares.
     pub(super) gaps: Option<String>,
+    /// Why the Merkle tree over the records begins anew; `None` if it does not.
+    pub(super) restarted: Option<String>,
 }
 
 /// Bytes after the last line.
@@ -96,8 +100,9 @@ pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
     let findings = Findings {
         set_aside: describe_set_aside(&remainders, last.seq, highest),
         gaps: describe_gaps(&history),
+        restarted: None,
     };
-    Ok(ChainEnd { path, last: next, findings })
+    Ok(ChainEnd { path, last: next, last_line: last, findings })
 }
 
 /// Reads a file that is older than those that were read, and returns its length.

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use data_encoding::HEXLOWER;
 use serde::{Serialize, Serializer};
 
+use crate::config::is_escaped_in_json;
 use crate::digest::sha256;
 
 /// Bytes of JSON for names and identifiers: six for each of 45 characters, so that a key's thumbprint is
@@ -15,7 +16,7 @@ pub(super) const MAX_CALLER_TEXT: usize = 512;
 /// Bytes of JSON for the path of an executable.
 pub(super) const MAX_EXE_PATH: usize = 1024;
 /// Bytes of JSON for audiences, scopes and SPIFFE IDs that were granted.
-pub(super) const MAX_GRANTED_TEXT: usize = 2048;
+pub(super) const MAX_GRANTED_TEXT: usize = 1920;
 /// Bytes of JSON for the description of an event of the daemon.
 pub(super) const MAX_EVENT_TEXT: usize = 4096;
 
@@ -46,7 +47,7 @@ impl<'a> BoundedText<'a> {
     /// whole text, so that a reader who has the whole text can recognize it.
     pub(super) fn cut(&self) -> Cow<'a, str> {
         // Almost all texts are short or need no escapes, and cost no more than these comparisons.
-        let is_plain = |b: u8| b >= b' ' && b != b'"' && b != b'\\';
+        let is_plain = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
         if self.text.len() * MAX_EXPANSION <= self.max
             || self.text.len() <= self.max && self.text.bytes().all(is_plain)
         {
@@ -83,7 +84,7 @@ pub(super) fn cut_owned(text: String, max: usize) -> String {
     }
 }
 
-/// Returns the bytes that serde_json writes for a text, without the quotes.
+/// Returns the bytes that a record has for a text, without the quotes.
 #[cfg(test)]
 pub(super) fn encoded_len(text: &str) -> usize {
     text.chars().map(encoded_char_len).sum()
@@ -93,6 +94,7 @@ fn encoded_char_len(c: char) -> usize {
     match c {
         '"' | '\\' | '\u{8}' | '\t' | '\n' | '\u{c}' | '\r' => 2,
         '\0'..='\u{1f}' => MAX_EXPANSION,
+        _ if is_escaped_in_json(c) => MAX_EXPANSION * c.len_utf16(),
         _ => c.len_utf8(),
     }
 }
@@ -100,22 +102,25 @@ fn encoded_char_len(c: char) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::escape_unprintable_json;
 
-    /// Returns the length in JSON without the quotes.
+    /// Returns the length in a record without the quotes.
     fn json_len(text: &str) -> usize {
-        serde_json::to_string(text).unwrap().len() - 2
+        escape_unprintable_json(&serde_json::to_string(text).unwrap()).len() - 2
     }
 
     #[test]
     fn encoded_length_is_that_of_the_json() {
-        for c in (0..0x250).filter_map(char::from_u32).chain(['…', '\u{fffd}', '🦀']) {
+        for c in (0..0x250).filter_map(char::from_u32).chain(['…', '\u{fffd}', '🦀', '\u{202e}', '\u{e0041}'])
+        {
             assert_eq!(encoded_len(&c.to_string()), json_len(&c.to_string()), "{c:?}");
         }
     }
 
     #[test]
     fn cuts_by_encoded_bytes_at_a_character() {
-        for unit in ["a", "\u{1}", "\"", "\u{7f}", "ä", "🦀", "a\u{1}🦀\\"] {
+        for unit in ["a", "\u{1}", "\"", "\u{7f}", "\u{9b}", "\u{202e}", "\u{e0041}", "ä", "🦀", "a\u{1}🦀\\"]
+        {
             for count in [0, 1, 20, 40, 100, 255, 256, 257, 1000, 12_100] {
                 let text = unit.repeat(count);
                 let cut = BoundedText::new(&text, 256).cut();

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde_json::value::RawValue;
 
 use super::event::Event;
-use super::query::{AuditQuery, PageStart, read_page};
+use super::filter::{AuditQuery, PageStart};
+use super::query::read_page;
 use crate::clock::Timestamp;
 
 /// Pages that are examined, of at most 8 MiB of lines each: together 3 s of a processor.

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::event::Event;
-use super::query::{AuditPage, AuditQuery, PageStart, read_page};
+use super::filter::{AuditQuery, PageStart};
+use super::query::{AuditPage, read_page};
 use super::used_record::UsedRecord;
 use crate::agents::{AgentEntry, AgentSet, Grant, Lint};
 use crate::clock::Timestamp;

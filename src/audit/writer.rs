@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::chain::ChainedLog;
 use super::event::Event;
 use super::health::{AuditHealth, SLOW_WRITE, WriteError};
+use super::index;
 use super::line::MAX_BODY_LEN;
 use super::record::Record;
 use super::recovery::Findings;
@@ -25,6 +26,7 @@ use super::retention;
 use super::suppressed::CarriedCount;
 use super::sync_gate::SyncGate;
 use super::syncer::Syncer;
+use super::tree::{LogHead, remove_entries};
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
 use crate::critical::spawn_critical;
@@ -158,6 +160,11 @@ impl LogWriter {
             self.work_available.notify_one();
         }
         Ok(Some(result))
+    }
+
+    /// The last record and the tree; `None` while a thread has the log.
+    pub(super) fn head(&self) -> Option<LogHead> {
+        self.try_lock_log().map(|log| log.head())
     }
 
     /// Returns how many lines wait to be written.
@@ -298,7 +305,7 @@ impl LogWriter {
                 let Some(removal) = removal else { return Ok(()) };
                 let event = Event::AuditFilesRemoved;
                 let record = Record::for_event(event, &removal.description, self.clock.now());
-                let body = record.to_json_members(self.clock.sync())?;
+                let body = record.to_json_members(&self.clock)?;
                 {
                     let mut log = lock(&self.log);
                     log.push_first_body(body);
@@ -306,7 +313,11 @@ impl LogWriter {
                 }
                 self.health.metrics().count_record(event);
                 tracing::info!(event = event.name(), "{}", removal.description);
-                removal.files.iter().try_for_each(std::fs::remove_file)
+                removal.files.iter().try_for_each(|file| {
+                    std::fs::remove_file(file)?;
+                    remove_entries(file)
+                })?;
+                index::remove_orphans(dir)
             });
         if let Err(e) = result {
             tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");
@@ -403,7 +414,7 @@ impl LogWriter {
             log.path().display()
         );
         let record = Record::for_event(Event::AuditFileReplaced, &detail, self.clock.now());
-        if let Ok(body) = record.to_json_members(self.clock.sync()) {
+        if let Ok(body) = record.to_json_members(&self.clock) {
             log.push_first_body(body);
             self.health.metrics().count_record(Event::AuditFileReplaced);
         }

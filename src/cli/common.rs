@@ -54,7 +54,7 @@ impl From<CommonOptions> for CommonArgs {
     }
 }
 
-fn socket_path() -> impl TypedValueParser<Value = PathBuf> {
+pub(super) fn socket_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(|value: OsString| without_scheme(&value))
 }
 

@@ -86,7 +86,9 @@ pub(super) const VERIFY: &str = "Examples:
   hostbadge verify token - --jwks jwks.json --status-list list.jwt < token.jwt
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log
-  hostbadge verify receipt researcher.receipt --jwks jwks.json --agent researcher";
+  hostbadge verify receipt researcher.receipt --jwks jwks.json --agent researcher
+  hostbadge verify audit /var/log/hostbadge/audit --ak checkpoint.keys
+  hostbadge verify audit copy/ --ak checkpoint.keys --known last.note --save-note last.note";
 
 pub(super) const TENANT: &str = "Examples:
   hostbadge tenant list
@@ -128,4 +130,5 @@ pub(super) const AUDIT: &str = "Examples:
   hostbadge audit tail
   hostbadge audit tail -n 100 --json | jq .event
   hostbadge audit tail --tenant acme --since 1h
-  hostbadge audit tail --follow";
+  hostbadge audit tail --follow
+  hostbadge audit prove 1234 > record.proof";

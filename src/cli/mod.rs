@@ -10,7 +10,15 @@ mod agent_new;
 mod anomaly;
 mod attest;
 mod audit;
+mod audit_cursor;
+mod audit_export;
+mod audit_filters;
 mod audit_lifecycle;
+mod audit_prove;
+mod audit_query;
+mod audit_sink;
+mod audit_tail;
+mod audit_text;
 mod certificate;
 mod client;
 mod clock;
@@ -52,6 +60,7 @@ mod tenant_args;
 mod token;
 mod top;
 mod verify;
+mod verify_audit;
 mod verify_receipt;
 mod verify_token;
 mod watch;
@@ -161,7 +170,7 @@ enum CliSubcommand {
     /// Export public documents for relying parties
     #[command(subcommand, after_long_help = examples::EXPORT)]
     Export(export::ExportSubcommand),
-    /// Verify tokens, evidence and receipts, without daemon and TPM
+    /// Verify tokens, evidence, receipts and audit logs, without daemon and TPM
     #[command(subcommand, after_long_help = examples::VERIFY)]
     Verify(verify::VerifySubcommand),
     /// Tell whether a token of this host, which is read from standard input, is valid now; exit status 1 if it is not

@@ -132,6 +132,12 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
     }
     table.add_some("audit disk", status.audit.disk_fault.as_deref());
     table.add_some("audit disk", status.audit.filling.as_deref());
+    let checkpoint = &status.audit.checkpoint;
+    if let (Some(covered_to), Some(at)) = (checkpoint.covered_to, checkpoint.at) {
+        let text = format!("record {covered_to}, {}", at.to_rfc3339_seconds());
+        table.add("audit checkpoint", text);
+    }
+    table.add_some("checkpoint delayed", checkpoint.problem.as_deref());
     let dropped = match status.journal.dropped {
         0 => String::new(),
         n => format!(", dropped entries: {n}"),

@@ -1,4 +1,4 @@
-//! `hostbadge verify token|evidence|receipt`.
+//! `hostbadge verify token|evidence|receipt|audit`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use super::error::CliError;
 use super::files::{MAX_INPUT_SIZE, read_file, read_stdin};
 use super::manufacturer_roots::read_manufacturer_roots;
 use super::table::print_columns;
+use super::verify_audit::{self, VerifyAuditArgs};
 use super::verify_receipt::{self, VerifyReceiptArgs};
 use super::verify_token::{self, VerifyTokenArgs};
 use crate::clock::Clock;
@@ -29,6 +30,12 @@ pub(super) enum VerifySubcommand {
     Evidence(VerifyEvidenceArgs),
     /// Verify the receipt of an offboarding: that a host's TPM signed it, and what it says was destroyed
     Receipt(VerifyReceiptArgs),
+    /// Verify an audit log: its records, and the checkpoints that the host's TPM certified
+    ///
+    /// A record that was changed, inserted, removed or moved, a file that is missing or exchanged, and a checkpoint
+    /// that is missing or forged are found, and the first bad line is named. What is missing at the end of the log with
+    /// all of its checkpoints is found by --known alone.
+    Audit(VerifyAuditArgs),
 }
 
 #[derive(Args, Debug)]
@@ -75,6 +82,7 @@ pub(super) fn run(common: &CommonArgs, subcommand: &VerifySubcommand) -> Result<
         VerifySubcommand::Token(arguments) => verify_token::run(common, arguments),
         VerifySubcommand::Evidence(arguments) => evidence(common, arguments),
         VerifySubcommand::Receipt(arguments) => verify_receipt::run(common, arguments),
+        VerifySubcommand::Audit(arguments) => verify_audit::run(common, arguments),
     }
 }
 

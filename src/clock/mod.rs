@@ -19,7 +19,7 @@ pub use calendar::{end_of_day_utc, parse_rfc3339};
 pub use expiring_count::ExpiringCount;
 pub use manual::ManualClock;
 pub use settled::SettledClock;
-pub use source::Clock;
+pub use source::{Clock, ClockQuality};
 pub use state::{ClockChange, ClockState, TimeAtDecision};
 pub use sync::ClockSync;
 pub use timestamp::{BACKDATE, BootTime, Timestamp};

@@ -17,6 +17,17 @@ pub enum Clock {
     Manual(Arc<ManualClock>),
 }
 
+/// How much a time of day can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockQuality {
+    /// The time since the host booted, which nobody can set.
+    pub boot_time: BootTime,
+    /// Whether the clock is synchronized.
+    pub sync: ClockSync,
+    /// The kernel's bound of the clock's error, at most a second old; `None` where the clock is not synchronized.
+    pub max_error: Option<Duration>,
+}
+
 impl Clock {
     /// A manual clock that starts at `at`, and counts as synchronized.
     pub fn manual(at: Timestamp) -> Self {
@@ -41,10 +52,18 @@ impl Clock {
 
     /// Whether the clock is synchronized with a source of time. The kernel is asked at most once a second.
     pub fn sync(&self) -> ClockSync {
-        match self {
-            Clock::System => sync::of_kernel(),
-            Clock::Manual(clock) => clock.sync(),
-        }
+        self.quality().sync
+    }
+
+    /// How much the time of day can be believed, and the time since the boot, with which it can be compared. The clock
+    /// of the boot time is read once.
+    pub fn quality(&self) -> ClockQuality {
+        let boot_time = self.boot_time();
+        let (sync, max_error) = match self {
+            Clock::System => sync::of_kernel(boot_time),
+            Clock::Manual(clock) => (clock.sync(), None),
+        };
+        ClockQuality { boot_time, sync, max_error }
     }
 
     /// Advances a manual clock, as time that passes; no effect on the system clock.

@@ -3,8 +3,12 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::timestamp::BootTime;
+
+/// Bits of the kernel's error bound in [`of_kernel`]'s answer. The kernel's own limit is 16 s, which needs 24.
+const ERROR_BITS: u32 = 30;
 
 /// Whether a clock is synchronized with a source of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,27 +60,32 @@ impl serde::Serialize for ClockSync {
     }
 }
 
-/// The kernel's answer, asked for at most once in each second of the boot time, so that a request costs a
-/// comparison. A process has one system clock, so there is one answer.
-pub(super) fn of_kernel() -> ClockSync {
-    /// The second of the answer, from 1, and below it two bits with the answer; 0 before the first.
+/// The kernel's answer at `now`, asked for at most once in each second of the boot time, so that a request costs a
+/// comparison. A process has one system clock, so there is one answer. The second value is the bound of the clock's
+/// error, as of that second; `None` where the clock is not synchronized.
+pub(super) fn of_kernel(now: BootTime) -> (ClockSync, Option<Duration>) {
+    /// The second of the answer, from 1, below it the bound in microseconds, and below it two bits with the answer;
+    /// 0 before the first.
     static ANSWER: AtomicU64 = AtomicU64::new(0);
-    let second = BootTime::now().0.as_secs() + 1;
-    let known = ANSWER.load(Ordering::Relaxed);
-    if known >> 2 == second {
-        return ClockSync::from_u8((known & 3) as u8);
+    let second = (now.0.as_secs() + 1) & u64::from(u32::MAX);
+    let mut answer = ANSWER.load(Ordering::Relaxed);
+    if answer >> (ERROR_BITS + 2) != second {
+        let (sync, error) = read_kernel().unwrap_or((ClockSync::Unknown, 0));
+        answer = second << (ERROR_BITS + 2) | error << 2 | u64::from(sync.to_u8());
+        ANSWER.store(answer, Ordering::Relaxed);
     }
-    let sync = read_kernel().unwrap_or(ClockSync::Unknown);
-    ANSWER.store(second << 2 | u64::from(sync.to_u8()), Ordering::Relaxed);
-    sync
+    let sync = ClockSync::from_u8((answer & 3) as u8);
+    let error = Duration::from_micros((answer >> 2) & ((1 << ERROR_BITS) - 1));
+    (sync, (sync == ClockSync::Synchronized).then_some(error))
 }
 
-/// Reads the kernel's clock state, and changes nothing: `modes` is 0, which needs no capability. All time
-/// services (chrony, systemd-timesyncd, ntpd, PTP) keep this state, and setting the clock by hand clears it.
+/// Reads the kernel's clock state with the bound of its error in microseconds (`maxerror`), and changes nothing:
+/// `modes` is 0, which needs no capability. All time services (chrony, systemd-timesyncd, ntpd, PTP) keep this state,
+/// and setting the clock by hand clears it.
 ///
 /// The system call itself, because the C library's adjtimex(3) calls clock_adjtime(2) instead, and the
 /// service's filter allows no more than is needed.
-fn read_kernel() -> io::Result<ClockSync> {
+fn read_kernel() -> io::Result<(ClockSync, u64)> {
     // SAFETY: all-zero bytes are a valid `timex`, whose fields are numbers.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel reads and writes one `timex` at this address, which lives until the call returns.
@@ -86,7 +95,8 @@ fn read_kernel() -> io::Result<ClockSync> {
     }
     let is_synchronized =
         result != libc::c_long::from(libc::TIME_ERROR) && timex.status & libc::STA_UNSYNC == 0;
-    Ok(if is_synchronized { ClockSync::Synchronized } else { ClockSync::Unsynchronized })
+    let error = u64::try_from(timex.maxerror).unwrap_or_default().min((1 << ERROR_BITS) - 1);
+    Ok((if is_synchronized { ClockSync::Synchronized } else { ClockSync::Unsynchronized }, error))
 }
 
 #[cfg(test)]
@@ -105,7 +115,11 @@ mod tests {
             libc::TIME_ERROR => ClockSync::Unsynchronized,
             _ => ClockSync::Synchronized,
         };
-        assert_eq!((of_kernel(), of_kernel()), (expected, expected));
+        let now = BootTime::now();
+        let (sync, error) = of_kernel(now);
+        assert_eq!((sync, of_kernel(now)), (expected, (sync, error)));
+        assert_eq!(error.is_some(), expected == ClockSync::Synchronized);
+        assert!(error.is_none_or(|error| error <= Duration::from_secs(17)), "{error:?}");
     }
 
     #[test]

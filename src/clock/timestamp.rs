@@ -32,6 +32,16 @@ impl Timestamp {
         Duration::from_micros(self.0).as_secs_f64()
     }
 
+    /// Microseconds since the epoch.
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// The time that is so many microseconds after the epoch.
+    pub const fn from_micros(micros: u64) -> Self {
+        Timestamp(micros)
+    }
+
     /// The time `duration` later; saturates at the last representable one.
     pub const fn after(self, duration: Duration) -> Timestamp {
         // Microseconds beyond u64 exceed any representable time.
@@ -82,6 +92,11 @@ impl BootTime {
     /// The time `duration` later; saturates.
     pub fn after(self, duration: Duration) -> BootTime {
         BootTime(self.0.saturating_add(duration))
+    }
+
+    /// Microseconds; saturates.
+    pub fn as_micros(self) -> u64 {
+        u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Whole seconds.

@@ -1,4 +1,4 @@
-//! The table `[audit]`: how much of the audit log is kept, and when it is on the disk.
+//! The table `[audit]`: how much of the audit log is kept, when it is on the disk, and its checkpoints.
 
 use std::time::Duration;
 
@@ -13,14 +13,54 @@ const MAX_SIZE: u64 = 1 << 60;
 /// Some regulations require ten years.
 const MAX_AGE: Duration = Duration::from_secs(20 * YEAR.as_secs());
 
+const MIN_EVERY: Duration = Duration::from_secs(1);
+const MAX_EVERY: Duration = Duration::from_secs(30 * DAY.as_secs());
+
 /// The table `[audit]`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuditSection {
     /// What is kept. Default: everything.
     pub keep: KeepLimits,
     /// When records are synced to the disk. Default: once a second.
     pub sync: AuditSync,
+    /// Whether the TPM certifies the end of the log from time to time. Default: yes.
+    pub checkpoints: bool,
+    /// The time after which a checkpoint is due if there are further records, from 1 s to 30 d. Default: 1 h.
+    #[serde(deserialize_with = "checkpoint_every")]
+    pub checkpoint_every: Duration,
+    /// The number of records after which a checkpoint is due. Default: 100,000.
+    #[serde(deserialize_with = "checkpoint_records")]
+    pub checkpoint_records: u64,
+}
+
+impl Default for AuditSection {
+    fn default() -> AuditSection {
+        AuditSection {
+            keep: KeepLimits::default(),
+            sync: AuditSync::default(),
+            checkpoints: true,
+            checkpoint_every: Duration::from_secs(3600),
+            checkpoint_records: 100_000,
+        }
+    }
+}
+
+impl AuditSection {
+    /// When checkpoints are due; `None` if none are made.
+    pub fn checkpoint_settings(&self) -> Option<CheckpointSettings> {
+        let settings = CheckpointSettings { every: self.checkpoint_every, records: self.checkpoint_records };
+        self.checkpoints.then_some(settings)
+    }
+}
+
+/// When checkpoints of the audit log are due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointSettings {
+    /// The time after which one is due if there are further records.
+    pub every: Duration,
+    /// The number of records after which one is due.
+    pub records: u64,
 }
 
 /// When records of the audit log are synced to the disk.
@@ -48,6 +88,17 @@ pub struct KeepLimits {
 
 fn age<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     bounded_duration(deserializer, DAY, MAX_AGE, "from \"1d\" to \"20y\", such as \"90d\"").map(Some)
+}
+
+fn checkpoint_every<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    bounded_duration(deserializer, MIN_EVERY, MAX_EVERY, "from \"1s\" to \"30d\", such as \"1h\"")
+}
+
+fn checkpoint_records<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match u32::deserialize(deserializer)? {
+        0 => Err(serde::de::Error::custom("0 must be a number of records, from 1 on")),
+        records => Ok(records.into()),
+    }
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -78,6 +129,17 @@ mod tests {
         assert_eq!((both.size, both.age), (Some(8 << 30), Some(DAY * 90)));
         let one = read("[keep]\nsize = \"256MiB\"").unwrap();
         assert_eq!((one.size, one.age), (Some(MIN_SIZE), None));
+        assert_eq!(
+            toml::from_str::<AuditSection>("").unwrap().checkpoint_settings(),
+            Some(CheckpointSettings { every: Duration::from_secs(3600), records: 100_000 })
+        );
+        let set = "checkpoint_every = \"1s\"\ncheckpoint_records = 7";
+        assert_eq!(
+            toml::from_str::<AuditSection>(set).unwrap().checkpoint_settings(),
+            Some(CheckpointSettings { every: MIN_EVERY, records: 7 })
+        );
+        let off = toml::from_str::<AuditSection>("checkpoints = false").unwrap();
+        assert_eq!(off.checkpoint_settings(), None);
         let sync = |text: &str| toml::from_str::<AuditSection>(text).map(|section| section.sync);
         assert_eq!(sync("").unwrap(), AuditSync::Interval);
         assert_eq!(sync("sync = \"always\"").unwrap(), AuditSync::Always);
@@ -89,6 +151,10 @@ mod tests {
             ("keep.age = \"1h\"", "1d"),
             ("keep.days = 1", "unknown field"),
             ("keep = \"8GiB\"", "invalid type"),
+            ("checkpoint_every = \"0s\"", "from \"1s\""),
+            ("checkpoint_every = \"31d\"", "30d"),
+            ("checkpoint_records = 0", "from 1 on"),
+            ("checkpoints = \"off\"", "invalid type"),
             ("sync = \"never\"", "unknown variant"),
         ] {
             let error = read(text).unwrap_err().to_string();

@@ -112,6 +112,9 @@ pub(super) const KEYS: &[Key] = &[
                 ]),
             ),
             Key::optional("sync", Kind::Choice(&["interval", "always"])),
+            Key::optional("checkpoints", Kind::Boolean),
+            Key::optional("checkpoint_every", Kind::Duration("\"1h\"")),
+            Key::optional("checkpoint_records", RATE),
         ]),
     ),
     Key::optional(

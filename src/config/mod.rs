@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 pub use anomaly::{AnomalyAction, AnomalyActions, AnomalyRule, AnomalySection, RawAgentAnomaly};
-pub use audit::{AuditSection, AuditSync, KeepLimits};
+pub use audit::{AuditSection, AuditSync, CheckpointSettings, KeepLimits};
 use checks::{
     check_certificates, check_issuer, check_keys, check_limits, check_seal, check_tokens, check_trust_domain,
 };
@@ -32,7 +32,7 @@ pub use dev::{dev_config_path, init_dev_dir};
 pub use diagnostic::{Diagnostic, SourceFile, insecure_permissions};
 pub use directory::list_files;
 pub use durations::{RawDuration, parse_duration};
-pub use escape::escape_unprintable;
+pub use escape::{escape_unprintable, escape_unprintable_json, is_escaped_in_json};
 pub use metrics::MetricsSection;
 use metrics::check_metrics;
 pub use policy::PolicySection;

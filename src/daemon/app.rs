@@ -9,6 +9,7 @@ use super::admin_group::{self, AdminGroupHandle};
 use super::anomaly_monitor::{self, AnomalyHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
+use super::checkpointer::{self, CheckpointHandle};
 use super::clock_monitor::{self, ClockMonitorHandle};
 use super::credential_manager::{self, CredentialHandle};
 use super::error::Error;
@@ -81,6 +82,7 @@ struct App {
     signals: Signals,
     issuer: IssuerHandle,
     ca: CaHandle,
+    checkpoints: CheckpointHandle,
     clock_monitor: ClockMonitorHandle,
     credentials: CredentialHandle,
     revocations: RevocationHandle,
@@ -122,6 +124,7 @@ impl App {
         let anomalies = anomaly_monitor::spawn(parts.anomaly_deps(&config));
         let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
         let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
+        let checkpoints = checkpointer::spawn(parts.checkpoint_deps(&config, &issuer));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
         let servers = servers::spawn(sockets, &service, &config.limits)?;
@@ -136,6 +139,7 @@ impl App {
             signals,
             issuer,
             ca,
+            checkpoints,
             clock_monitor,
             credentials,
             revocations,
@@ -203,6 +207,8 @@ impl App {
         self.revocations.stop().await;
         self.status_lists.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());
+        // The last of all records are in the log.
+        self.checkpoints.stop().await;
         let tpm = tpm.borrow().clone();
         // An error of one does not keep the other from being stopped.
         let tpm_stopped = match tpm {

@@ -9,6 +9,7 @@
 //! | `ca_manager` | renews the host's CAs, revokes certificates of agents that are removed or matched otherwise |
 //! | `invocation_watcher` | ends what was issued to units, sessions and other invocations that have ended |
 //! | `clock_monitor` | records when the clock was set, and wakes what has to be made again |
+//! | `checkpointer` | has the TPM certify the end of the audit log |
 //! | `posture_monitor` | quotes PCRs and compares them with the baseline |
 //! | `servers` | accept connections; workers serve them |
 //! | `admin_group` | gives the admin socket its group, and logs why it has none |
@@ -28,6 +29,7 @@ mod audit_ext;
 mod ca_manager;
 mod ca_messages;
 mod check;
+mod checkpointer;
 mod clock_monitor;
 mod component;
 mod credential_manager;

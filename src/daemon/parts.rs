@@ -6,6 +6,7 @@ use super::activity_loader::ActivityDeps;
 use super::alert_sender::ALERT_SOCKET;
 use super::anomaly_monitor::AnomalyDeps;
 use super::ca_manager::CaDeps;
+use super::checkpointer::CheckpointDeps;
 use super::credential_manager::CredentialDeps;
 use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
@@ -203,6 +204,19 @@ impl Parts {
             audit: self.audit.clone(),
             state_dir: config.paths.state.clone(),
             socket: config.paths.run.join(ALERT_SOCKET),
+        }
+    }
+
+    /// For the component that makes checkpoints.
+    pub fn checkpoint_deps(&self, config: &Config, issuer: &IssuerHandle) -> CheckpointDeps {
+        CheckpointDeps {
+            settings: config.audit.checkpoint_settings(),
+            audit: self.audit.clone(),
+            audit_dir: config.paths.audit.clone(),
+            state_dir: config.paths.state.clone(),
+            clock: self.clock.clone(),
+            tpm: issuer.tpm.clone(),
+            issuer_first_attempt: issuer.first_attempt.clone(),
         }
     }
 

@@ -13,7 +13,7 @@ use super::report::KeyReport;
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
 use crate::policy::{AttestationPermit, ErrorCode, PolicySetId, Refusal};
-use crate::posture::{EventLogFile, ImaListFile};
+use crate::posture::{EventLogFile, ImaListFile, Posture};
 use crate::tpm::{self, Tpm};
 use crate::verify::HostCertificate;
 use crate::verify::eat;
@@ -110,6 +110,11 @@ impl EvidenceResponse {
     /// The agent that requested it.
     pub fn agent(&self) -> &AuthenticatedAgent {
         self.permit.agent()
+    }
+
+    /// The posture at the decision.
+    pub fn posture(&self) -> Posture {
+        self.permit.posture()
     }
 
     /// The policies that were in force at the decision.

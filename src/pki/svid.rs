@@ -44,6 +44,11 @@ impl IssuedX509Svid {
         &self.issued.serial
     }
 
+    /// The certificate in DER.
+    pub fn leaf(&self) -> Option<&[u8]> {
+        self.issued.chain.first().map(Vec::as_slice)
+    }
+
     /// When the certificate expires.
     pub fn expires(&self) -> Timestamp {
         self.issued.record.expires

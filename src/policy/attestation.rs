@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 #[derive(Clone, Debug)]
 pub struct AttestationPermit {
     agent: AuthenticatedAgent,
+    posture: Posture,
     approval: Approval,
 }
 
@@ -18,6 +19,11 @@ impl AttestationPermit {
     /// Returns the agent that gets the evidence.
     pub fn agent(&self) -> &AuthenticatedAgent {
         &self.agent
+    }
+
+    /// Returns the posture at the decision; [`Posture::Off`] if it was not evaluated.
+    pub fn posture(&self) -> Posture {
+        self.posture
     }
 
     /// Returns the policies that were in force.
@@ -41,7 +47,7 @@ pub fn decide_attestation(
         PostureMode::Warn | PostureMode::Enforce => circumstances.posture.posture,
     };
     match circumstances.approve(&agent, posture, Act::Attest) {
-        Ok(approval) => Ok(AttestationPermit { agent, approval }),
+        Ok(approval) => Ok(AttestationPermit { agent, posture, approval }),
         Err(refusal) => Err(circumstances.refusal(refusal, &agent)),
     }
 }

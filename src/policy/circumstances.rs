@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::agents::{AgentEntry, AuthenticatedAgent, TimeLimits};
 use crate::clock::TimeAtDecision;
-use crate::posture::{Posture, PostureAtDecision};
+use crate::posture::{Posture, PostureAtDecision, PostureMode};
 use crate::revocation::RevocationSet;
 
 use super::cedar::{Act, Approval, PolicySnapshot};
-use super::refusal::{ErrorCode, Refusal};
+use super::refusal::{ErrorCode, Refusal, Stage};
 
 /// How a refusal of [`Circumstances::check_limits`] names a grant.
 pub(super) const GRANT: &str = "the grant for this audience";
@@ -43,7 +43,8 @@ impl Circumstances {
         match self.revocations.blocking(agent) {
             None => Ok(()),
             Some(revocation) => {
-                Err(self.refusal(Refusal::new(ErrorCode::AccessDenied, revocation.description()), agent))
+                let refusal = Refusal::new(ErrorCode::AccessDenied, revocation.description());
+                Err(self.refusal(refusal.at(Stage::Identity), agent))
             }
         }
     }
@@ -61,9 +62,17 @@ impl Circumstances {
         self.policies.approve(agent, posture, self.time.now, act)
     }
 
-    /// A refusal that is recorded with the policies in force.
+    /// A refusal that is recorded with the policies in force, and with the posture where it is evaluated.
     pub(super) fn refusal(&self, refusal: Refusal, agent: &AuthenticatedAgent) -> Refusal {
-        refusal.with_peer(agent.peer()).with_agent(agent.name()).with_policy(self.policies.id())
+        let posture = match self.posture.mode {
+            PostureMode::Off => Posture::Off,
+            PostureMode::Warn | PostureMode::Enforce => self.posture.posture,
+        };
+        refusal
+            .with_peer(agent.peer())
+            .with_agent(agent.name())
+            .with_policy(self.policies.id())
+            .with_posture(posture)
     }
 
     /// Whether a grant or credential of the agent with these limits counts now. An agent that is drained gets
@@ -80,6 +89,7 @@ impl Circumstances {
         check_draining(entry)?;
         limits.check(self.time).map_err(|not_now| {
             Refusal::new(ErrorCode::AccessDenied, format!("{what} does not count now: {not_now}"))
+                .at(Stage::Context)
         })
     }
 }
@@ -96,5 +106,5 @@ pub(super) fn check_draining(entry: &AgentEntry) -> Result<(), Refusal> {
         "agent \"{}\" is being drained: what it has stays valid until it expires, and nothing new is issued",
         entry.name
     );
-    Err(Refusal::new(ErrorCode::AccessDenied, description))
+    Err(Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity))
 }

@@ -9,7 +9,7 @@ use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
 use super::cedar::{Act, Approval, PolicySetId};
 use super::circumstances::{Circumstances, GRANT, check_draining};
-use super::refusal::{ErrorCode, Refusal};
+use super::refusal::{ErrorCode, Refusal, Stage};
 
 /// A request for an access token: well-formed, but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ pub fn decide(
     let GrantTerms { ref grant, ttl, signer, .. } = terms;
     let host_posture = &circumstances.posture;
     let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
-        .map_err(|description| refuse(ErrorCode::AccessDenied, description))?;
+        .map_err(|description| refuse(ErrorCode::AccessDenied, description).at(Stage::Context))?;
     let approval = circumstances.approve(&agent, posture, terms.act(&request.audience)).map_err(named)?;
     let scope = join_scopes(terms.scopes.iter());
     let (typ, status_list) = (grant.typ, grant.status_list);
@@ -255,7 +255,7 @@ pub fn decide_kept_identity(
 ) -> Result<IdentityPermit, Refusal> {
     circumstances.check_revoked(&agent)?;
     let approved = check_posture(circumstances.posture.mode, &circumstances.posture)
-        .map_err(|description| Refusal::new(ErrorCode::AccessDenied, description))
+        .map_err(|description| Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context))
         .and_then(|posture| Ok((posture, circumstances.approve(&agent, posture, Act::Certificate)?)));
     match approved {
         Ok((posture, approval)) => {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::agents::AgentName;
 use crate::peer::Peer;
+use crate::posture::Posture;
 
 use super::cedar::PolicySetId;
 
@@ -95,6 +96,64 @@ pub struct RefusalDetails {
     pub credential: Option<Box<str>>,
     /// The policies in force, if the request was decided.
     pub policy: Option<PolicySetId>,
+    /// The host's posture, if the request was decided while it was evaluated.
+    pub posture: Option<Posture>,
+    /// The question that was answered with no, where the code does not say it.
+    pub stage: Option<Stage>,
+}
+
+/// A question of a decision. They are asked in this order, and the first no refuses the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Which registered agent is the process, and is it neither revoked nor drained?
+    Identity,
+    /// Do the agent's grants contain what it asks for?
+    Privilege,
+    /// Do time, posture and policies allow it now?
+    Context,
+}
+
+/// The answers to the three questions of a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Verdicts {
+    /// The answer to [`Stage::Identity`].
+    pub identity: StageResult,
+    /// The answer to [`Stage::Privilege`].
+    pub privilege: StageResult,
+    /// The answer to [`Stage::Context`].
+    pub context: StageResult,
+}
+
+/// The answer to one question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageResult {
+    /// Yes.
+    Pass,
+    /// No.
+    Fail,
+    /// The decision did not reach the question.
+    None,
+}
+
+impl Verdicts {
+    /// What was issued has three times yes.
+    pub const PASS: Verdicts =
+        Verdicts { identity: StageResult::Pass, privilege: StageResult::Pass, context: StageResult::Pass };
+
+    /// The answers where `failed` was answered with no.
+    fn failed_at(failed: Stage) -> Verdicts {
+        let of = |stage: Stage| match stage.cmp(&failed) {
+            std::cmp::Ordering::Less => StageResult::Pass,
+            std::cmp::Ordering::Equal => StageResult::Fail,
+            std::cmp::Ordering::Greater => StageResult::None,
+        };
+        Verdicts {
+            identity: of(Stage::Identity),
+            privilege: of(Stage::Privilege),
+            context: of(Stage::Context),
+        }
+    }
 }
 
 impl Refusal {
@@ -144,6 +203,42 @@ impl Refusal {
         self
     }
 
+    /// Adds the host's posture at the decision.
+    pub fn with_posture(mut self, posture: Posture) -> Refusal {
+        if posture != Posture::Off {
+            self.details.get_or_insert_default().posture = Some(posture);
+        }
+        self
+    }
+
+    /// Adds the question that was answered with no.
+    pub fn at(mut self, stage: Stage) -> Refusal {
+        self.details.get_or_insert_default().stage = Some(stage);
+        self
+    }
+
+    /// Returns the host's posture at the decision, if it was evaluated.
+    pub fn posture(&self) -> Option<Posture> {
+        self.details.as_ref()?.posture
+    }
+
+    /// Returns the answers to the three questions of the decision. A refusal for another reason, such as a rate or a
+    /// malformed request, answers at most the first one.
+    pub fn verdicts(&self) -> Verdicts {
+        let stage = self.details.as_ref().and_then(|details| details.stage);
+        let by_code = match self.code {
+            ErrorCode::InvalidClient => Some(Stage::Identity),
+            ErrorCode::InvalidScope | ErrorCode::InvalidTarget => Some(Stage::Privilege),
+            ErrorCode::AccessDenied if self.agent.is_some() => Some(Stage::Privilege),
+            _ => None,
+        };
+        if let Some(stage) = stage.or(by_code) {
+            return Verdicts::failed_at(stage);
+        }
+        let identity = if self.agent.is_some() { StageResult::Pass } else { StageResult::None };
+        Verdicts { identity, privilege: StageResult::None, context: StageResult::None }
+    }
+
     /// Returns the requested credential, by name.
     pub fn credential(&self) -> Option<&str> {
         self.details.as_ref()?.credential.as_deref()
@@ -152,5 +247,34 @@ impl Refusal {
     /// Returns the policies in force, if the request was decided.
     pub fn policy(&self) -> Option<PolicySetId> {
         self.details.as_ref()?.policy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_those_up_to_the_first_no() {
+        let of = |code, is_agent: bool, stage: Option<Stage>| {
+            let mut refusal = Refusal::new(code, "");
+            if is_agent {
+                refusal = refusal.with_agent(&AgentName::parse("a").unwrap());
+            }
+            let verdicts = stage.map_or(refusal.clone(), |stage| refusal.at(stage)).verdicts();
+            [verdicts.identity, verdicts.privilege, verdicts.context]
+        };
+        use StageResult::{Fail, None as Open, Pass};
+        assert_eq!(of(ErrorCode::InvalidClient, false, None), [Fail, Open, Open]);
+        assert_eq!(of(ErrorCode::InvalidTarget, true, None), [Pass, Fail, Open]);
+        assert_eq!(of(ErrorCode::AccessDenied, true, Some(Stage::Context)), [Pass, Pass, Fail]);
+        assert_eq!(of(ErrorCode::AccessDenied, true, Some(Stage::Identity)), [Fail, Open, Open]);
+        assert_eq!(of(ErrorCode::SlowDown, true, None), [Pass, Open, Open]);
+        assert_eq!(of(ErrorCode::TemporarilyUnavailable, false, None), [Open, Open, Open]);
+        assert_eq!(
+            of(ErrorCode::AccessDenied, false, None),
+            [Open, Open, Open],
+            "an administrator's command"
+        );
     }
 }

@@ -90,8 +90,7 @@ impl IdentityService {
         match recording {
             Recording::Own => {
                 let entry = self.entry_of(&refusal);
-                let tenant = entry.as_ref().and_then(|entry| entry.tenant.as_deref());
-                match self.audit.record_refusal(refusal, tenant).await {
+                match self.audit.record_refusal(refusal, entry.as_deref()).await {
                     Ok(refusal) => RequestError::Denied(refusal),
                     Err(unavailable) => RequestError::AuditUnavailable(unavailable),
                 }
@@ -103,7 +102,7 @@ impl IdentityService {
         }
     }
 
-    /// The agent of a refusal as it is registered, which has its tenant; `None` if there is none, or no longer.
+    /// The agent of a refusal as it is registered, which has its owner and tenant; `None` if there is none, or no longer.
     fn entry_of(&self, refusal: &Refusal) -> Option<Arc<AgentEntry>> {
         self.deps.agents.current().get(refusal.agent.as_ref()?.as_str()).cloned()
     }

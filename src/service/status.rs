@@ -9,8 +9,8 @@ use crate::plural::counted;
 use crate::wire::error::Fault;
 use crate::wire::keys::{Key, KeyState};
 use crate::wire::status::{
-    AdminGroupStatus, AgentsStatus, AuditStatus, CredentialsStatus, FederationStatus, HostNames,
-    JournalStatus, PoliciesStatus, StatusListsStatus, StatusResponse, TpmStatus, WorkersStatus,
+    AdminGroupStatus, AgentsStatus, AuditStatus, CheckpointStatus, CredentialsStatus, FederationStatus,
+    HostNames, JournalStatus, PoliciesStatus, StatusListsStatus, StatusResponse, TpmStatus, WorkersStatus,
 };
 
 impl IdentityService {
@@ -77,6 +77,11 @@ impl IdentityService {
                 problem: self.audit.health().write_error().map(|error| error.to_string()),
                 disk_fault: self.audit.health().disk_fault().map(|error| error.to_string()),
                 filling: self.audit.health().filling_warning(),
+                directory: Some(deps.audit_dir.display().to_string()),
+                checkpoint: {
+                    let report = self.audit.checkpoints().report();
+                    CheckpointStatus { covered_to: report.covered_to, at: report.at, problem: report.problem }
+                },
             },
             journal: JournalStatus {
                 sink: self.audit.journal().sink_name().to_owned(),

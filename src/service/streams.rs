@@ -14,7 +14,7 @@ use crate::federation::FederatedBundles;
 use crate::issue::{IssuerState, WitSvid};
 use crate::peer::{self, Peer, PeerInfo, PeerLookup};
 use crate::pki::IssuedX509Svid;
-use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit, PolicySetId};
+use crate::policy::{self, Circumstances, ErrorCode, IdentityPermit, PolicySetId, Refusal, Stage};
 use crate::posture::Posture;
 
 /// A caller is identified again after this time, even if nothing else changed: the wall clock may have been
@@ -209,7 +209,8 @@ impl IdentityService {
             None => Ok(()),
             Some(revocation) => {
                 let description = revocation.description();
-                Err(Rejection::new(ErrorCode::AccessDenied, description, agent.peer()).with_agent(agent))
+                let refusal = Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity);
+                Err(Rejection::from(refusal).with_peer(agent.peer()).with_agent(agent))
             }
         }
     }

@@ -220,6 +220,17 @@ impl TpmConnection {
         Ok(Certification { attest, signature: signature.map_err(command_failed("TPM2_NV_Certify"))? })
     }
 
+    /// `TPM2_NV_Extend`, with the owner's authorization.
+    pub(super) fn nv_extend(&mut self, index: NvIndexHandle, data: &[u8; 32]) -> Result<(), Error> {
+        let authorization = self.ensure_session()?;
+        let esys = self.esys.as_ref().ok_or_else(|| no_esys_context("TPM2_NV_Extend"))?;
+        // SAFETY: As in `policy_nv`.
+        match unsafe { esys.nv_extend(index, authorization, data) } {
+            0 => Ok(()),
+            code => Err(response_failed("TPM2_NV_Extend", code)),
+        }
+    }
+
     /// `TPM2_Create` under the SRK; `secret` is the data of a sealed object.
     pub(super) fn create_object(
         &mut self,

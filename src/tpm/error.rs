@@ -100,7 +100,10 @@ pub enum RequestError {
     /// There is no counter at this NV index.
     #[error("the TPM has no counter at {0:#x} any more")]
     NoCounter(u32),
-    /// All NV indices that hostbadge uses for counters are defined already.
+    /// The NV index of audit checkpoints has another value than expected, other attributes, or is gone.
+    #[error("the NV index at {0:#x} was extended by another program, defined anew or deleted")]
+    AuditIndexMoved(u32),
+    /// All NV indices of one kind that hostbadge uses are defined already.
     #[error(
         "the TPM's NV indices {first:#x} to {last:#x} are all taken; remove one that no system uses \
          (tpm2_nvundefine)"

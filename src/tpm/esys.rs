@@ -17,8 +17,8 @@ use tss_esapi::structures::SignatureScheme;
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::tss2_esys::{
     ESYS_CONTEXT, ESYS_TR, ESYS_TR_NONE, ESYS_TR_PASSWORD, ESYS_TR_RH_OWNER, Esys_Free, Esys_NV_Certify,
-    Esys_PolicyNV, TPM2B_ATTEST, TPM2B_DATA, TPM2B_OPERAND, TPMT_SIG_SCHEME, TPMT_SIGNATURE,
-    TSS2_ABI_VERSION, TSS2_RC, TSS2_TCTI_CONTEXT,
+    Esys_NV_Extend, Esys_PolicyNV, TPM2B_ATTEST, TPM2B_DATA, TPM2B_MAX_NV_BUFFER, TPM2B_OPERAND,
+    TPMT_SIG_SCHEME, TPMT_SIGNATURE, TSS2_ABI_VERSION, TSS2_RC, TSS2_TCTI_CONTEXT,
 };
 
 /// TPM2_EO_EQ: the NV index has exactly the operand's value (TPM 2.0 Part 2, section 6.8).
@@ -138,6 +138,36 @@ impl EsysContext {
         };
         let bytes = attest.attestationData.get(..attest.size.into()).ok_or(GENERAL_FAILURE)?;
         Ok((bytes.to_vec(), signature))
+    }
+}
+
+impl EsysContext {
+    /// `TPM2_NV_Extend`: the value of the NV index becomes the digest of itself and `data`. The owner's
+    /// authorization, by `authorization`, writes the index (TPM 2.0 Part 3, section 31.9).
+    ///
+    /// # Safety
+    /// As of [`EsysContext::policy_nv`].
+    pub(super) unsafe fn nv_extend(
+        &self,
+        index: NvIndexHandle,
+        authorization: AuthSession,
+        data: &[u8; 32],
+    ) -> TSS2_RC {
+        let mut buffer = TPM2B_MAX_NV_BUFFER { size: data.len() as u16, ..TPM2B_MAX_NV_BUFFER::default() };
+        buffer.buffer[..data.len()].copy_from_slice(data);
+        // SAFETY: The context exists and is not used meanwhile, as the caller promises. `buffer` is a valid structure
+        // that outlives the call, which only reads it.
+        unsafe {
+            Esys_NV_Extend(
+                self.0.as_ptr(),
+                ESYS_TR_RH_OWNER,
+                index.into(),
+                session_handle(authorization),
+                ESYS_TR_NONE,
+                ESYS_TR_NONE,
+                &buffer,
+            )
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! [`Tpm`], the handle through which the rest of the daemon uses the TPM.
 
+mod audit;
 mod counters;
 
 use std::io;

@@ -22,6 +22,7 @@
 mod activate;
 mod actor;
 mod actor_status;
+mod audit_index;
 mod capabilities;
 mod config;
 mod connected_tpm;
@@ -58,6 +59,7 @@ mod templates;
 
 pub use activate::CredentialBlob;
 pub use activate::EkKind;
+pub use audit_index::AuditIndexState;
 pub use config::Tcti;
 pub use config::TctiError;
 pub use config::TpmConfig;

@@ -35,6 +35,9 @@ pub enum Error {
     /// Evidence, a TPM structure in it, or a PCR policy was rejected.
     #[error("{0}")]
     Evidence(String),
+    /// A checkpoint of an audit log, a proof, or the keys that verify them were rejected.
+    #[error("{0}")]
+    Audit(String),
     /// The boot event log is malformed.
     #[error("boot event log, at byte {offset}: {reason}")]
     EventLog {

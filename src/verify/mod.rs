@@ -3,6 +3,7 @@
 //!
 //! All input is untrusted: it is bounded in size, parsed strictly, and escaped in messages.
 
+pub mod audit;
 mod byte_reader;
 pub(crate) mod ca_chain;
 mod certificates;

@@ -281,6 +281,18 @@ pub struct MissingRecords {
     pub to: u64,
 }
 
+/// The answers to the questions of a decision, in their order: `pass`, `fail`, or `none` where it did not come to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AuditVerdicts {
+    /// Which registered agent is the process, and is it neither revoked nor drained?
+    pub identity: String,
+    /// Do the agent's grants contain what it asks for?
+    pub privilege: String,
+    /// Do time, posture and policies allow it now?
+    pub context: String,
+}
+
 /// One line of the audit log. Members that do not apply to the event are absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -291,16 +303,40 @@ pub struct AuditRecord {
     pub seq: u64,
     /// SHA-256 of the previous line, hexadecimal; 64 zeros where no earlier line exists.
     pub prev: String,
+    /// Id of the host's boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// Microseconds since that boot, which setting the clock does not change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monotonic_us: Option<u64>,
     /// Whether the clock is synchronized; absent where it is. Otherwise `time` may be wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<ClockSync>,
+    /// The kernel's bound of the error of `time` in microseconds; absent where the clock is not synchronized.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_error_us: Option<u64>,
+    /// Trace id of the request: of the caller's `traceparent`, or made; 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// Id of this request within the caller's trace: 16 hexadecimal digits; absent where the trace was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_id: Option<String>,
+    /// What was called, such as `POST /v1/token` or `gRPC FetchJWTSVID`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
     /// When the event happened.
     pub time: Timestamp,
     /// Name of the event, such as `token-issued`.
     pub event: String,
+    /// `granted` or `refused` for what a process asked for, `done` or `failed` for what the daemon did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
     /// The agent concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// Who answers for the agent, as it was registered then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// The agent's tenant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
@@ -328,6 +364,10 @@ pub struct AuditRecord {
     /// Serial number of the certificate, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
+    /// SHA-256 of the text of the token, or of the certificate in DER, hexadecimal. A credential has none: its value
+    /// can be short enough to be guessed, so its name and version identify it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// End of validity, in seconds since the epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exp: Option<u64>,
@@ -347,6 +387,9 @@ pub struct AuditRecord {
     /// Refusals of the same caller since its previous record that have no record of their own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub suppressed: u64,
+    /// The answers to the questions of the decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdicts: Option<AuditVerdicts>,
     /// The host's posture at the decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posture: Option<Posture>,

@@ -331,6 +331,27 @@ pub struct AuditStatus {
     /// When the disk will be full; absent where it will not be within a day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filling: Option<String>,
+    /// The directory with the log's files. Daemons before `audit query` do not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// The checkpoints by the TPM. Daemons that make none do not tell it.
+    #[serde(default)]
+    pub checkpoint: CheckpointStatus,
+}
+
+/// The checkpoints of the audit log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CheckpointStatus {
+    /// The number of the last record that a checkpoint covers; absent before the first checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered_to: Option<u64>,
+    /// When the last checkpoint was made; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Timestamp>,
+    /// Why a checkpoint that is due cannot be made; absent where none is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The journal.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::common::Host;
 use crate::common::libraries::promtool;
-use crate::common::metrics::Metrics;
+use crate::common::metrics::{Labels, Metrics};
 use serde_json::Value;
 
 const RULES: &str = "prometheus-alerts.yaml";
@@ -112,7 +112,7 @@ fn collect(key: &str, document: &Value, texts: &mut BTreeSet<String>) {
 }
 
 /// The names of metrics in an expression, each with the values of labels that it selects.
-fn selectors(expression: &str) -> Vec<(String, Vec<(String, Vec<String>)>)> {
+fn selectors(expression: &str) -> Vec<(String, Labels)> {
     let mut found = Vec::new();
     for (start, _) in expression.match_indices("hostbadge_") {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';

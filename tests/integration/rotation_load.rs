@@ -23,6 +23,10 @@ const RSA: &str = "https://rsa.example.com";
 const CLIENTS: usize = 50;
 /// Tokens that a client keeps and verifies again.
 const KEPT_TOKENS: usize = 8;
+/// How often each key rotates at least, however busy the machine is.
+const MIN_ROTATIONS: usize = 3;
+/// How much longer than planned that may take.
+const MAX_DELAY: Duration = Duration::from_secs(120);
 /// Between two rounds of a client, so that two processors are not busy with clients alone.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -247,10 +251,11 @@ impl Rotation {
         true
     }
 
-    /// Rotates once a second until `end`, or as often as the machine can. Returns how often.
+    /// Rotates once a second until `end`, or as often as the machine can, and longer if that was less often than
+    /// [`MIN_ROTATIONS`]. Returns how often.
     fn rotate_until(self, mut admin: Connection, load: &Load, end: Instant) -> usize {
-        let mut count = 0;
-        while Instant::now() < end {
+        let (mut count, deadline) = (0, end + MAX_DELAY);
+        while Instant::now() < end || (count < MIN_ROTATIONS && Instant::now() < deadline) {
             let next = Instant::now() + Duration::from_secs(1);
             count += usize::from(self.rotate(&mut admin, load));
             thread::park_timeout(next.saturating_duration_since(Instant::now()));
@@ -297,8 +302,7 @@ fn rotate_under_load(duration: Duration) {
         [&load.minted, &load.verified, &load.fetched].map(|count| count.load(Ordering::Relaxed));
     let rotated: Vec<_> = ROTATIONS.iter().zip(counts).collect();
     println!("{rotated:?}; {minted} tokens minted, {verified} verifications, {fetched} key sets fetched");
-    // A machine that is busy rotates less often, but each of them more than once.
-    assert!(counts.iter().all(|count| *count >= 3), "{rotated:?}");
+    assert!(counts.iter().all(|count| *count >= MIN_ROTATIONS), "{rotated:?}");
     assert!(minted >= 2 * CLIENTS as u64 && verified >= minted);
     until_true("the daemon is well", || host.status()["status"] == "ok");
 }

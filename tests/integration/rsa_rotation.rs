@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::common::audit_log::with_event;
 use crate::common::http::part;
-use crate::common::{self, API, Host, until, until_true};
+use crate::common::{self, API, Host, template, until, until_true};
+use crate::disk_failures::{mount, succeed};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
@@ -429,4 +431,63 @@ fn requests_for_keys_that_are_not_there_are_refused() {
         let refused = host.hostbadge(&[&["key", "rotate", "--rsa"], words].concat());
         assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
     }
+}
+
+/// The key that the TPM has made is stored once there is room.
+#[test]
+fn a_full_state_disk_delays_the_first_key_and_nothing_else() {
+    let mut host = Host::new();
+    host.configure("[limits]\nrate = 1000\nburst = 1000\ntpm_rate = 1000\ntpm_burst = 1000\n");
+    host.agent("root", "user = 0");
+    let (state, saved) = (host.path("state"), host.path("saved"));
+    succeed(Command::new("cp").arg("-a").arg(&state).arg(&saved));
+    let disk = mount(&state, &["-t", "tmpfs", "-o", "size=768k,mode=700", "tmpfs"]);
+    succeed(Command::new("cp").arg("-a").arg(saved.join(".")).arg(&state));
+    host.start();
+    let ballast = disk.path().join("ballast");
+    // Ends with a partial write and ENOSPC.
+    assert!(fs::write(&ballast, vec![0; 1 << 20]).is_err(), "the disk is full");
+    register(&host);
+    host.reload();
+    let blocked = until("the key is not stored", || {
+        let reason = host.status()["rsa_blocked_reason"].as_str()?.to_owned();
+        reason.contains("No space left").then_some(reason)
+    });
+    assert!(blocked.contains("state/"), "{blocked}");
+    assert_eq!(host.post("/v1/token", json!({ "audience": RSA })).status, 503);
+    host.token();
+    assert!(!host.path(FILE).exists());
+    fs::remove_file(&ballast).unwrap();
+    let token = rsa_token(&host);
+    assert_eq!(host.introspect(&token)["active"], true);
+    assert_eq!(states(&host), pairs(&[(&kid(&token), "active")]));
+    until_true("nothing is blocked", || host.status()["rsa_blocked_reason"] == Value::Null);
+    assert_eq!(with_event(&host.audit(), "rsa-key-created").len(), 1);
+    host.stop();
+}
+
+/// RSA keys never leave the TPM, so that the recovery key does not bring them along.
+#[test]
+fn another_tpm_makes_another_rsa_key() {
+    let mut host = host_with("");
+    let first = kid(&rsa_token(&host));
+    let post = |host: &Host, target: &str, body: &Value| {
+        let answer = host.admin().post(target, body);
+        assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+        answer.json()
+    };
+    let key = json!({ "recovery_key": post(&host, "/v1/keys/recovery", &json!({}))["recovery_key"] });
+    post(&host, "/v1/keys/recovery/confirm", &key);
+    assert!(host.stop().success());
+    fs::remove_dir_all(host.path("tpm")).unwrap();
+    template::copy(&Host::other().path("tpm"), &host.path("tpm"));
+    host.start();
+    post(&host, "/v1/keys/recover", &key);
+    until_true("it issues again", || host.post("/v1/token", json!({ "audience": API })).status == 200);
+    let second = kid(&rsa_token(&host));
+    assert_ne!(second, first);
+    assert!(host.path("state/rsa.json.replaced").exists());
+    host.crash();
+    host.start();
+    assert_eq!((kid(&rsa_token(&host)), jwks(&host)), (second.clone(), vec![second]));
 }

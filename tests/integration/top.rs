@@ -111,7 +111,7 @@ fn busy_host() -> Host {
     let mut host = Host::new();
     for n in 0..20 {
         host.agent(
-            &format!("agent-with-a-long-name-for-narrow-terminals-{n}"),
+            &format!("agent-with-a-long-name-on-a-small-screen-{n}"),
             &format!("user = {}", FIRST_UID + n),
         );
     }

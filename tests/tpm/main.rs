@@ -7,6 +7,7 @@
 #[path = "../integration/common/proxy.rs"]
 #[allow(dead_code, reason = "the integration tests use more of it")]
 mod proxy;
+mod tpm_audit_index;
 mod tpm_module;
 mod tpm_sealing;
 mod tpm_wire;

@@ -24,11 +24,22 @@ use super::grpc_status::too_many_calls;
 use super::workload_api::WorkloadApi;
 use crate::api::connection_limits::{CallClass, CallPermit};
 use crate::api::pace::Cost;
+use crate::correlation::{self, Correlation, RequestContext, TRACEPARENT, TRACERESPONSE};
 
 /// Metadata that each call of the Workload API must have (SPIFFE Workload Endpoint, section 4). It protects
 /// against server-side request forgery.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 const WORKLOAD_API_PREFIX: &str = "/SpiffeWorkloadAPI/";
+/// The methods of the Workload API, as records name them.
+const METHODS: [&str; 7] = [
+    "FetchX509SVID",
+    "FetchX509Bundles",
+    "FetchJWTSVID",
+    "FetchJWTBundles",
+    "ValidateJWTSVID",
+    "FetchWITSVID",
+    "FetchWITBundles",
+];
 /// The method of the reflection service in both of its versions, whose messages are the same.
 const REFLECTION_V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const REFLECTION_V1ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
@@ -43,6 +54,31 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Answers one call. The call counts as open until its response body is dropped.
 pub async fn handle_call(
+    workload: Arc<WorkloadApi>,
+    watcher: Arc<CallerWatcher>,
+    request: Request<Incoming>,
+) -> Response<GuardedBody> {
+    let context = context(&request);
+    let mut response = correlation::scope(context, answer_call(workload, watcher, request)).await;
+    if let Ok(value) = HeaderValue::try_from(context.correlation.traceresponse()) {
+        response.headers_mut().insert(TRACERESPONSE, value);
+    }
+    response
+}
+
+/// What records say of a call: its ids, and its method.
+fn context(request: &Request<Incoming>) -> RequestContext {
+    let traceparents = request.headers().get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+    let method = request.uri().path().strip_prefix(WORKLOAD_API_PREFIX);
+    let known = METHODS.iter().find(|known| method == Some(**known)).copied();
+    RequestContext {
+        verb: "gRPC",
+        path: known.unwrap_or("other"),
+        correlation: Correlation::of_request(traceparents),
+    }
+}
+
+async fn answer_call(
     workload: Arc<WorkloadApi>,
     watcher: Arc<CallerWatcher>,
     mut request: Request<Incoming>,

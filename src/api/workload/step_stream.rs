@@ -9,6 +9,8 @@ use tokio_util::sync::ReusableBoxFuture;
 use tonic::Status;
 use tonic::codegen::tokio_stream::Stream;
 
+use crate::correlation::{self, RequestContext};
+
 /// The state between two messages of a stream.
 pub trait Step: Sized + Send + 'static {
     /// The protobuf message.
@@ -25,12 +27,18 @@ pub type StepResult<S> = (Option<S>, Option<Result<<S as Step>::Message, Status>
 pub struct StepStream<S: Step> {
     next: ReusableBoxFuture<'static, StepResult<S>>,
     ended: bool,
+    /// The call that opened the stream: what the stream records later has its ids.
+    request: Option<RequestContext>,
 }
 
 impl<S: Step> StepStream<S> {
     /// A stream that begins in this state.
     pub fn new(state: S) -> StepStream<S> {
-        StepStream { next: ReusableBoxFuture::new(state.next()), ended: false }
+        StepStream {
+            next: ReusableBoxFuture::new(state.next()),
+            ended: false,
+            request: correlation::current(),
+        }
     }
 }
 
@@ -41,7 +49,8 @@ impl<S: Step> Stream for StepStream<S> {
         if self.ended {
             return Poll::Ready(None);
         }
-        let (state, item) = ready!(self.next.poll(cx));
+        let request = self.request;
+        let (state, item) = ready!(correlation::within(request, || self.next.poll(cx)));
         match state {
             Some(state) => self.next.set(state.next()),
             None => self.ended = true,

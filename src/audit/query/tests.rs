@@ -2,8 +2,10 @@ use std::fs;
 
 use super::*;
 use crate::audit::chain::open as open_log;
+use crate::audit::event::Event;
 use crate::audit::files::log_file;
 use crate::audit::line::{LineId, append_line};
+use crate::clock::Timestamp;
 
 /// Reads all records forwards, and the ranges that are missing.
 fn read_all(dir: &Path, query: &AuditQuery, limit: usize) -> (Vec<u64>, Vec<SeqRange>) {

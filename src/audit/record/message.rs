@@ -18,6 +18,7 @@ impl<'a> Record<'a> {
             reason: self.reason.map(ErrorCode::as_str),
             pid: self.peer.map(|peer| peer.pid),
             uid: self.peer.map(|peer| peer.uid),
+            correlation: self.request.map(|request| request.correlation),
             unit: unit.map(|unit| unit.cut().into_owned()),
             ..*JournalEntry::new(self.event.level(), Some(self.event), self.message())
         })

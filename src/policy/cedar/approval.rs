@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
-use crate::policy::refusal::{ErrorCode, Refusal};
+use crate::policy::refusal::{ErrorCode, Refusal, Stage};
 use crate::posture::Posture;
 
 use super::policies::{ActivePolicies, PolicySnapshot, State};
@@ -47,7 +47,7 @@ impl PolicySnapshot {
         let active = match self.state() {
             State::Unknown => return Err(unknown()),
             State::Absent if self.requires_permit() => {
-                return Err(Refusal::new(ErrorCode::AccessDenied, no_permit()));
+                return Err(Refusal::new(ErrorCode::AccessDenied, no_permit()).at(Stage::Context));
             }
             State::Absent => return Ok(Approval { set: None }),
             State::Active(active) => active,
@@ -67,7 +67,7 @@ impl PolicySnapshot {
         let verdict = active.set.evaluate(&question);
         match refusal_reason(&verdict, self.requires_permit()) {
             None => Ok(Approval { set: Some(active.id.clone()) }),
-            Some(reason) => Err(Refusal::new(ErrorCode::AccessDenied, reason)),
+            Some(reason) => Err(Refusal::new(ErrorCode::AccessDenied, reason).at(Stage::Context)),
         }
     }
 }

@@ -89,6 +89,9 @@ impl PolicySet {
         EvaluatedAttributes {
             roles: needs.has(Attribute::Roles) || needs.has(Attribute::Parents),
             owner: needs.has(Attribute::Owner),
+            posture: needs.has(Attribute::Posture),
+            assurance: needs.has(Attribute::Assurance),
+            exe_sha256: needs.has(Attribute::ExeSha256),
         }
     }
 }
@@ -335,11 +338,20 @@ mod tests {
         let evaluated = |condition: &str| {
             set(&[("a.cedar", &token("forbid", condition))]).unwrap().evaluated_attributes()
         };
-        let attributes = |roles, owner| EvaluatedAttributes { roles, owner };
+        let attributes =
+            |roles, owner| EvaluatedAttributes { roles, owner, ..EvaluatedAttributes::default() };
         assert_eq!(evaluated("context.ttl > 60"), attributes(false, false));
         assert_eq!(evaluated("principal.roles.isEmpty()"), attributes(true, false));
         assert_eq!(evaluated("principal in Role::\"r\""), attributes(true, false));
         assert_eq!(evaluated("principal has owner"), attributes(false, true));
-        assert_eq!(evaluated("principal has \"own\\u{65}r\""), attributes(true, true));
+        let all = EvaluatedAttributes {
+            roles: true,
+            owner: true,
+            posture: true,
+            assurance: true,
+            exe_sha256: true,
+        };
+        assert_eq!(evaluated("principal has \"own\\u{65}r\""), all);
+        assert!(evaluated("context.posture == \"off\" || context.assurance == \"tpm\"").posture);
     }
 }

@@ -20,5 +20,8 @@ impl PolicySetId {
 }
 
 fn hex<S: Serializer>(digest: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&data_encoding::HEXLOWER.encode_display(digest))
+    // On the stack, because each audit record and token has it.
+    let mut text = [0; 64];
+    data_encoding::HEXLOWER.encode_mut(digest, &mut text);
+    serializer.serialize_str(std::str::from_utf8(&text).map_err(serde::ser::Error::custom)?)
 }

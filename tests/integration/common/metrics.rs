@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use super::Host;
 
+/// Names of labels, each with the values that are asked for.
+pub type Labels = Vec<(String, Vec<String>)>;
+
 /// The values by their series: the name with its labels, as in the text.
 pub struct Metrics(BTreeMap<String, f64>);
 

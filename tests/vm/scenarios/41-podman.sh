@@ -1,5 +1,5 @@
 # Containers of Podman: by the id of one that root created, by a unit with --cgroups=split, and one that a user runs.
-# limit: 400 s
+# limit: 900 s
 
 need hostbadge netavark podman crun uidmap
 audience=https://api.example.com
@@ -97,8 +97,8 @@ say "A container of a user counts for agents of that user only"
 useradd --create-home --shell /bin/bash person 2>/dev/null || true
 loginctl enable-linger person
 wait_for "the user's manager" as person systemctl --user is-system-running
-# In a unit of the user's manager, as in a session of the user.
-of_person() { as person systemd-run --user --quiet --wait --pipe --collect podman "$@"; }
+# In a unit of the user's manager, which leaves Podman's monitor of a container behind.
+of_person() { as person systemd-run --user --quiet --wait --pipe --collect -p KillMode=process podman "$@"; }
 show of_person import -q /var/tmp/agent.tar agent:1
 own=$(of_person create --name own --network none -v $socket:$socket agent:1 sleep infinity)
 register of-person "container = \"$own\"
@@ -134,5 +134,7 @@ says "no registered agent matches"
 podman rm --force --time 1 one other mapped
 of_person rm --force --time 1 own
 loginctl disable-linger person
+# Debian's package has Podman run at each boot.
+systemctl disable podman-restart.service podman-auto-update.service podman-auto-update.timer
 rm "$agents"/{contained,reader,mapped,mapped-uid,split,of-person,by-id}.toml
 show hostbadge agent reload --allow-empty

@@ -1,5 +1,5 @@
 # Containers of Docker: by id, with cgroups by systemd, and by Docker itself.
-# limit: 400 s
+# limit: 900 s
 
 # No network in the machine, and none of Docker's.
 mkdir -p /etc/docker

@@ -12,7 +12,7 @@ hostbadge export jwks -o /root/jwks-before.json
 say "The same programs as the next version"
 dpkg-deb -R "$vm/hostbadge.deb" /root/next
 sed -i 's/^Version: .*/Version: 99.0-1/' /root/next/DEBIAN/control
-dpkg-deb -b /root/next /root/next.deb
+dpkg-deb -Znone -b /root/next /root/next.deb
 
 say "Callers are served during the upgrade"
 cat >/root/load <<'LOAD'

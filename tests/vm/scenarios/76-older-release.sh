@@ -19,7 +19,8 @@ register() {
     } >"$agents/$1.toml"
 }
 value() { as "$1" hostbadge credential get "$2"; }
-is_blocked() { hostbadge status 2>&1 | grep "requests for sealed credentials are refused"; }
+# The status of a host that cannot do everything is an exit status of its own.
+is_blocked() { { hostbadge status 2>&1 || true; } | grep "requests for sealed credentials are refused"; }
 is_active() {
     as "$1" curl -sS --unix-socket /run/hostbadge/agent.sock -d "token=$(cat "$2")" http://localhost/v1/introspect |
         jq -r .active
@@ -68,7 +69,7 @@ wait_for "the issuer" hostbadge status
 printf 'of-nobody' | hostbadge credential put relay
 printf 'of-host' | hostbadge credential rotate relay --overlap 24h
 printf 'of-acme' | hostbadge credential put relay --tenant acme
-wait_for "the key of the tenant" as games hostbadge token $audience -o /root/token-acme
+wait_for "the key of the tenant" as games hostbadge token $audience
 is_complete_before() {
     for tenant in "" "--tenant acme"; do
         # shellcheck disable=SC2086 # an option with its value
@@ -91,7 +92,7 @@ cp $database /root/older.db
 say "The upgrade changes the database once, and keeps a copy"
 dpkg-deb -R "$vm/hostbadge.deb" /root/newer
 sed -i 's/^Version: .*/Version: 99.0-1/' /root/newer/DEBIAN/control
-dpkg-deb -b /root/newer /root/newer.deb
+dpkg-deb -Znone -b /root/newer /root/newer.deb
 install /root/newer.deb
 systemctl start hostbadged.service
 wait_for "the credentials" value bin relay

@@ -1,0 +1,266 @@
+//! `hostbadge verify audit`.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use data_encoding::HEXLOWER;
+use serde_json::json;
+
+use super::common::{CommonArgs, print_json, print_verdict};
+use super::error::CliError;
+use super::files::read_file;
+use super::output::{note, note_unterminated, print_line};
+use super::table::KeyValueTable;
+use crate::config::escape_unprintable;
+use crate::plural::counted;
+use crate::verify::audit::{
+    AuditOptions, AuditReport, Finding, KEYS_FILE, LogKeys, MAX_KEYS_SIZE, MAX_NOTE_SIZE, Severity,
+    verify_audit,
+};
+
+/// Digits of a Name in hexadecimal: the algorithm, and a SHA-256 digest.
+const NAME_LEN: usize = 68;
+
+#[derive(Args, Debug)]
+pub(super) struct VerifyAuditArgs {
+    /// The directory of the audit log, or a copy of it: /var/log/hostbadge/audit
+    dir: PathBuf,
+
+    /// The host's attestation key: its Name, as `hostbadge status` shows it on that host, or a copy of the file
+    /// checkpoint.keys that was made earlier, which pins the NV index too. Several after a change of the TPM
+    #[arg(long, value_name = "NAME|FILE", required_unless_present = "chain_only")]
+    ak: Vec<String>,
+
+    /// The Name of the NV index, as an earlier verification has printed it
+    #[arg(long, value_name = "NAME")]
+    nv_name: Vec<String>,
+
+    /// A checkpoint that was seen earlier, a file with its signed note: the log has to contain it. An older copy of
+    /// the whole directory is found by this alone
+    #[arg(long, value_name = "FILE")]
+    known: Vec<PathBuf>,
+
+    /// The beginning of the log may be missing, although no record says that it was removed
+    #[arg(long)]
+    partial: bool,
+
+    /// Verify no checkpoints, for a log of a daemon that made none. Who can write to the directory can forge such a
+    /// log
+    #[arg(long, conflicts_with_all = ["ak", "nv_name", "known"])]
+    chain_only: bool,
+
+    /// A warning makes the log not valid
+    #[arg(long)]
+    strict: bool,
+
+    /// Write the signed note of the last checkpoint to a file, for --known
+    #[arg(long, value_name = "FILE", conflicts_with = "chain_only")]
+    save_note: Option<PathBuf>,
+}
+
+/// Prints what was found and a verdict; exit status 1 if the log is not valid.
+pub(super) fn run(common: &CommonArgs, arguments: &VerifyAuditArgs) -> Result<ExitCode, CliError> {
+    let options = AuditOptions {
+        keys: trusted_keys(arguments)?,
+        chain_only: arguments.chain_only,
+        partial: arguments.partial,
+        known: arguments.known.iter().map(|file| read_note(file)).collect::<Result<_, _>>()?,
+    };
+    let mut progress = Progress::start();
+    let report = verify_audit(&arguments.dir, &options, &mut |done, total| progress.tick(done, total))
+        .map_err(CliError::local);
+    progress.end();
+    let report = report?;
+    let valid = report.is_valid() && (report.findings.is_empty() || !arguments.strict);
+    if let (Some(file), Some(text), true) = (&arguments.save_note, &report.note, valid) {
+        super::files::write_file(file, text.as_bytes(), 0o644)?;
+    }
+    if common.json {
+        let first_bad = report.first_bad();
+        print_json(&json!({
+            "valid": valid,
+            "first_bad": first_bad,
+            "not_covered": report.not_covered(),
+            "nv_names": nv_names(&options.keys),
+            "report": report,
+        }))?;
+        return Ok(if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    print_report(&report, &options)?;
+    print_verdict(valid, &summary(arguments, &report))
+}
+
+/// The keys that are trusted: those of files, and those beside the log whose AK has one of the Names.
+fn trusted_keys(arguments: &VerifyAuditArgs) -> Result<Vec<LogKeys>, CliError> {
+    let mut keys = Vec::new();
+    for ak in &arguments.ak {
+        let is_name = ak.len() == NAME_LEN && ak.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let file = if is_name { arguments.dir.join(KEYS_FILE) } else { PathBuf::from(ak) };
+        if is_name && !file.exists() {
+            return Err(CliError::Local(format!(
+                "{} does not exist, in which the keys of the log's checkpoints are; a log of a daemon that made none \
+                 is verified with --chain-only",
+                file.display()
+            )));
+        }
+        let found = LogKeys::parse_file(&read_file(&file, MAX_KEYS_SIZE)?)
+            .map_err(|e| CliError::Local(format!("{}: {e}", file.display())))?;
+        let found: Vec<LogKeys> =
+            found.into_iter().filter(|keys| !is_name || keys.ak_name().eq_ignore_ascii_case(ak)).collect();
+        if found.is_empty() {
+            return Err(CliError::Local(format!("{} has no keys of the AK", file.display())));
+        }
+        keys.extend(found);
+    }
+    if !arguments.nv_name.is_empty() {
+        let named = |keys: &LogKeys| {
+            let name = HEXLOWER.encode(&keys.nv_name());
+            arguments.nv_name.iter().any(|pinned| pinned.eq_ignore_ascii_case(&name))
+        };
+        keys.retain(named);
+        if keys.is_empty() {
+            return Err(CliError::Local("no NV index of the AK has the Name of --nv-name".to_owned()));
+        }
+    }
+    Ok(keys)
+}
+
+fn read_note(file: &Path) -> Result<String, CliError> {
+    String::from_utf8(read_file(file, MAX_NOTE_SIZE)?)
+        .map_err(|_| CliError::Local(format!("{} is no signed note: not text", file.display())))
+}
+
+fn nv_names(keys: &[LogKeys]) -> Vec<String> {
+    keys.iter().map(|keys| HEXLOWER.encode(&keys.nv_name())).collect()
+}
+
+fn print_report(report: &AuditReport, options: &AuditOptions) -> Result<(), CliError> {
+    let mut table = KeyValueTable::default();
+    table.add("files", format!("{}, {} MiB", report.files, report.bytes >> 20));
+    let range = match (report.first_record, report.last_record) {
+        (Some(first), Some(last)) => format!(", numbers {first} to {last}"),
+        _ => String::new(),
+    };
+    table.add("records", format!("{}{range}", report.records));
+    match (report.covered_to, &report.checkpointed_at) {
+        (Some(covered), Some(at)) => {
+            table.add(
+                "checkpoints",
+                format!("{}, the last one of record {covered}, {at}", report.checkpoints),
+            );
+        }
+        _ => table.add("checkpoints", "none: the records are covered by their chain alone"),
+    }
+    if let (Some(tree_from), Some(first)) = (report.tree_from, report.first_record)
+        && tree_from > first
+    {
+        let text = format!(
+            "records before {tree_from} are covered by the chain up to the checkpoints, and cannot be proven alone"
+        );
+        table.add("tree", text);
+    }
+    for name in nv_names(&options.keys) {
+        table.add("NV index", format!("Name {name}"));
+    }
+    table.print()?;
+    for finding in &report.findings {
+        print_line(escape_unprintable(&format_finding(finding)))?;
+    }
+    if report.more_findings > 0 {
+        print_line(format_args!("{} are left out", counted(report.more_findings, "further finding")))?;
+    }
+    Ok(())
+}
+
+fn format_finding(finding: &Finding) -> String {
+    let severity = match finding.severity {
+        Severity::Bad => "BAD",
+        Severity::Warning => "warning",
+    };
+    format!("{severity}: {}{}", place(finding), finding.message)
+}
+
+/// File and line, to be followed by the message.
+fn place(finding: &Finding) -> String {
+    match (finding.file.as_str(), finding.line) {
+        ("", _) => String::new(),
+        (file, 0) => format!("{file}: "),
+        (file, line) => format!("{file}:{line}: "),
+    }
+}
+
+fn summary(arguments: &VerifyAuditArgs, report: &AuditReport) -> String {
+    if let Some(bad) = report.first_bad() {
+        return format!("{}{}", place(bad), bad.message);
+    }
+    if arguments.strict && !report.findings.is_empty() {
+        return format!("there are warnings: {}", report.findings.len());
+    }
+    if arguments.chain_only {
+        return "the chain of the records holds; no TPM was asked, so that who can write to the directory can forge it"
+            .to_owned();
+    }
+    let has_name = arguments.ak.iter().any(|ak| !Path::new(ak).exists());
+    let open: Vec<&str> = [
+        (has_name && arguments.nv_name.is_empty(), "the NV index (--nv-name)"),
+        (arguments.known.is_empty(), "an earlier checkpoint (--known)"),
+    ]
+    .into_iter()
+    .filter_map(|(is_open, name)| is_open.then_some(name))
+    .collect();
+    let not_covered = match report.not_covered() {
+        0 => String::new(),
+        n => format!(", except for the last {}", counted(n, "record")),
+    };
+    let open = if open.is_empty() { String::new() } else { format!("; not compared: {}", open.join(", ")) };
+    format!("the TPM certified these records{not_covered}{open}")
+}
+
+/// Says on standard error how far the verification is: a bar on a terminal, else a line from time to time.
+struct Progress {
+    is_terminal: bool,
+    started: Instant,
+    next: Instant,
+    is_shown: bool,
+}
+
+impl Progress {
+    /// A shorter verification says nothing.
+    const QUIET_TIME: Duration = Duration::from_secs(2);
+    const BAR_INTERVAL: Duration = Duration::from_millis(200);
+    const LINE_INTERVAL: Duration = Duration::from_secs(10);
+    const BAR_WIDTH: u64 = 40;
+
+    fn start() -> Progress {
+        let (is_terminal, now) = (io::stderr().is_terminal(), Instant::now());
+        Progress { is_terminal, started: now, next: now + Progress::QUIET_TIME, is_shown: false }
+    }
+
+    fn tick(&mut self, done: u64, total: u64) {
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        let rate = done as f64 / (1 << 20) as f64 / (now - self.started).as_secs_f64();
+        let (done_mib, total_mib) = (done >> 20, total >> 20);
+        if self.is_terminal {
+            let filled =
+                (done * Progress::BAR_WIDTH).checked_div(total).unwrap_or_default().min(Progress::BAR_WIDTH);
+            let bar = "#".repeat(filled as usize) + &".".repeat((Progress::BAR_WIDTH - filled) as usize);
+            note_unterminated(format_args!("\r\x1b[K[{bar}] {done_mib} of {total_mib} MiB, {rate:.0} MiB/s"));
+            (self.next, self.is_shown) = (now + Progress::BAR_INTERVAL, true);
+        } else {
+            note(format_args!("hostbadge: {done_mib} of {total_mib} MiB are verified, {rate:.0} MiB/s"));
+            self.next = now + Progress::LINE_INTERVAL;
+        }
+    }
+
+    fn end(&mut self) {
+        if std::mem::take(&mut self.is_shown) {
+            note_unterminated("\r\x1b[K");
+        }
+    }
+}

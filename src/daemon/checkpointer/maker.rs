@@ -1,0 +1,347 @@
+//! Makes one checkpoint: sign, certify, write down, extend, certify, write.
+//!
+//! What will extend the NV index is written to `checkpoint.json` before. After a crash in between, the value of the
+//! index says whether it was extended, and the checkpoint is completed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use data_encoding::{BASE64, HEXLOWER};
+
+use super::deps::CheckpointDeps;
+use super::error::Error;
+use super::state_file::{CheckpointFile, PendingCheckpoint};
+use crate::audit::{Event, LogHead, append_checkpoint, append_earlier_checkpoint, append_keys};
+use crate::config::CheckpointSettings;
+use crate::daemon::audit_ext::record_completed;
+use crate::tpm::{AuditIndexState, Certification, StateKind, Tpm, TpmObjects};
+use crate::verify::audit::{
+    Checkpoint, CheckpointLine, CheckpointReason, KEYS_FILE, KeysLine, LogKeys, after_binding,
+    before_binding, extended, first_value, origin,
+};
+use crate::verify::evidence::SignedAttestation;
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Made {
+    /// A checkpoint was made.
+    Checkpoint,
+    /// The last checkpoint has the last record.
+    NothingNew,
+    /// A thread writes to the log; try again.
+    Busy,
+}
+
+/// The TPM with its keys.
+struct Signer {
+    tpm: Tpm,
+    host: String,
+    keys: LogKeys,
+}
+
+/// Makes checkpoints.
+pub(super) struct Maker {
+    deps: CheckpointDeps,
+    settings: CheckpointSettings,
+    /// What `checkpoint.json` has; `None` before it was read, and if there is none.
+    file: Option<CheckpointFile>,
+    is_read: bool,
+    /// The log's file at the last checkpoint of this process.
+    last_path: Option<PathBuf>,
+}
+
+impl Maker {
+    pub fn new(deps: CheckpointDeps, settings: CheckpointSettings) -> Maker {
+        let mut maker = Maker { deps, settings, file: None, is_read: false, last_path: None };
+        // It is small, and read before anything else happens here; a fault is reported by the first attempt.
+        if let Ok(file) = CheckpointFile::read(&maker.deps.state_dir) {
+            maker.set_file(file);
+        }
+        maker
+    }
+
+    /// What is new since the last checkpoint: the number of records, and whether they are in another file. `None` while
+    /// a thread writes to the log.
+    pub fn news(&self) -> Option<(u64, bool)> {
+        let head = self.deps.audit.head()?;
+        let records = head.state.seq - self.covered_seq(&head);
+        let has_rotated = self.last_path.as_ref().is_some_and(|path| *path != head.path);
+        Some((records, has_rotated))
+    }
+
+    /// The time since the last checkpoint, by the host's clock; `None` if it is not known.
+    pub fn since_last(&self) -> Option<Duration> {
+        let at = self.file.as_ref()?.at?;
+        let now = self.deps.clock.now();
+        (now >= at).then(|| now.since(at))
+    }
+
+    /// The number of the last record that has a checkpoint. A log that was moved away had other records.
+    fn covered_seq(&self, head: &LogHead) -> u64 {
+        let is_of_log = |file: &&CheckpointFile| file.log == HEXLOWER.encode(&head.state.log_id);
+        let covered = self.file.as_ref().filter(is_of_log).map(|file| file.seq);
+        covered.unwrap_or(head.state.begins_after).min(head.state.seq)
+    }
+
+    /// Makes a checkpoint of the records so far.
+    pub async fn make(&mut self, reason: CheckpointReason) -> Result<Made, Error> {
+        if !self.is_read {
+            let file = CheckpointFile::read(&self.deps.state_dir)?;
+            self.set_file(file);
+        }
+        let (signer, mut file) = self.prepare().await?;
+        let Some(head) = self.deps.audit.head() else { return Ok(Made::Busy) };
+        if head.state.frontier.size() == 0 || self.covered_seq(&head) == head.state.seq {
+            return Ok(Made::NothingNew);
+        }
+        self.sync().await?;
+        let checkpoint = self.content(&signer.host, &head, reason);
+        let digest = checkpoint.digest();
+        let signature = signer.tpm.host_sign(digest).await?;
+        let note = signer.keys.note_key(&checkpoint.origin).note(&checkpoint.to_text(), &signature);
+        let before = signer.tpm.certify_audit_index(file.nv_index, before_binding(&digest)).await?;
+        let value = decode(&file.value);
+        let pending = PendingCheckpoint {
+            note,
+            digest: HEXLOWER.encode(&digest),
+            before: signed(&before),
+            file: head.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            log: HEXLOWER.encode(&head.state.log_id),
+            seq: checkpoint.seq,
+            at: checkpoint.time,
+        };
+        let log_id = head.state.log_id;
+        file.pending = Some(pending.clone());
+        self.write(&file).await?;
+        let after = signer.tpm.extend_audit_index(file.nv_index, value, digest).await?;
+        let line = complete(&signer, &file, pending.clone(), digest).await?;
+        line.verify(&signer.keys, &log_id)?;
+        let path = head.path.clone();
+        tokio::task::spawn_blocking(move || append_checkpoint(&head, line)).await??;
+        self.finish(file, after, &pending).await?;
+        self.last_path = Some(path);
+        Ok(Made::Checkpoint)
+    }
+
+    /// The TPM, and the NV index with the value that it has now. An index that is not as it should be is recorded.
+    async fn prepare(&mut self) -> Result<(Signer, CheckpointFile), Error> {
+        let tpm = self.deps.tpm.borrow().clone().ok_or(Error::TpmStarting)?;
+        let tpm_state = tpm.state().borrow().clone();
+        if tpm_state.kind != StateKind::Ready {
+            return Err(Error::TpmUnavailable(tpm_state));
+        }
+        let (objects, host) = (tpm.objects().await?, tpm.info().await?.host_id);
+        let ak = HEXLOWER.encode(&objects.ak_name()?);
+        let file = match self.file.clone() {
+            Some(file) if file.ak == ak => file,
+            Some(file) => {
+                let message = format!(
+                    "the TPM has another AK than at the checkpoint of record {}, because it was cleared, replaced or \
+                     provisioned anew; checkpoints go on with AK {ak}",
+                    file.seq
+                );
+                self.create_index(&tpm, &ak, Event::AuditIndexChanged, &message).await?
+            }
+            None => self.first_file(&tpm, &ak).await?,
+        };
+        let file = self.check_index(&tpm, &ak, file).await?;
+        let keys = self.store_keys(&host, &objects, file.nv_index).await?;
+        let signer = Signer { tpm, host, keys };
+        let file = self.complete_pending(&signer, file).await?;
+        Ok((signer, file))
+    }
+
+    /// The content of `checkpoint.json` where there is none. If the log has checkpoints by this AK, the file was lost,
+    /// and their index is used further with the value that it has.
+    async fn first_file(&mut self, tpm: &Tpm, ak: &str) -> Result<CheckpointFile, Error> {
+        let path = self.deps.audit_dir.join(KEYS_FILE);
+        let text = tokio::task::spawn_blocking(move || std::fs::read(path)).await?.unwrap_or_default();
+        let known = LogKeys::parse_file(&text).unwrap_or_default();
+        let Some(nv_index) = known.iter().rev().find(|keys| keys.ak_name() == ak).map(LogKeys::nv_index)
+        else {
+            let message = format!("checkpoints of the audit log begin, by AK {ak}");
+            return self.create_index(tpm, ak, Event::AuditIndexCreated, &message).await;
+        };
+        let AuditIndexState::Value(value) = tpm.audit_index_state(nv_index).await? else {
+            let message =
+                format!("checkpoint.json and the NV index {nv_index:#x} are missing; a new index is used");
+            return self.create_index(tpm, ak, Event::AuditIndexChanged, &message).await;
+        };
+        let value = HEXLOWER.encode(&value);
+        let (ak, log) = (ak.to_owned(), String::new());
+        let file = CheckpointFile { ak, nv_index, value, log, seq: 0, at: None, pending: None };
+        self.write(&file).await?;
+        let message = format!(
+            "checkpoint.json is missing, so that the NV index {nv_index:#x} cannot be compared with the last checkpoint"
+        );
+        record_completed(&self.deps.audit, Event::AuditIndexChanged, &message).await;
+        Ok(file)
+    }
+
+    /// Compares the value of the index with the one that the last checkpoint has left.
+    async fn check_index(
+        &mut self,
+        tpm: &Tpm,
+        ak: &str,
+        file: CheckpointFile,
+    ) -> Result<CheckpointFile, Error> {
+        let index = file.nv_index;
+        let after = format!("after the checkpoint of record {}", file.seq);
+        let gone = match tpm.audit_index_state(index).await? {
+            AuditIndexState::Value(value) if is_expected(&file, &value) => return Ok(file),
+            AuditIndexState::Value(value) => {
+                let message = format!(
+                    "the NV index {index:#x} has another value than {after}: another program extended it, it was \
+                     defined anew, or the state directory is an older copy"
+                );
+                let file = CheckpointFile { value: HEXLOWER.encode(&value), pending: None, ..file };
+                self.write(&file).await?;
+                record_completed(&self.deps.audit, Event::AuditIndexChanged, &message).await;
+                return Ok(file);
+            }
+            AuditIndexState::Absent => "was deleted",
+            AuditIndexState::Unwritten => "was deleted and defined anew",
+            AuditIndexState::Foreign => "was deleted and defined otherwise",
+        };
+        let message = format!("the NV index {index:#x} {gone} {after}; checkpoints go on with a new one");
+        self.create_index(tpm, ak, Event::AuditIndexChanged, &message).await
+    }
+
+    async fn create_index(
+        &mut self,
+        tpm: &Tpm,
+        ak: &str,
+        event: Event,
+        message: &str,
+    ) -> Result<CheckpointFile, Error> {
+        let nv_index = tpm.create_audit_index().await?;
+        let file = CheckpointFile {
+            ak: ak.to_owned(),
+            nv_index,
+            value: HEXLOWER.encode(&first_value()),
+            log: String::new(),
+            seq: 0,
+            at: None,
+            pending: None,
+        };
+        self.write(&file).await?;
+        record_completed(&self.deps.audit, event, &format!("{message}, in the NV index {nv_index:#x}")).await;
+        Ok(file)
+    }
+
+    /// Writes the public keys beside the log, so that a verifier who knows the AK's Name finds them.
+    async fn store_keys(&self, host: &str, objects: &TpmObjects, nv_index: u32) -> Result<LogKeys, Error> {
+        let certification = signed(&objects.certification);
+        let line = KeysLine::new(host, &objects.ak.public, &objects.host_key.public, certification, nv_index);
+        let keys = LogKeys::check(&line)?;
+        let dir = self.deps.audit_dir.clone();
+        tokio::task::spawn_blocking(move || append_keys(&dir, &line)).await??;
+        Ok(keys)
+    }
+
+    /// Completes a checkpoint that has extended the index, and whose end a crash or a slow TPM has prevented.
+    async fn complete_pending(
+        &mut self,
+        signer: &Signer,
+        file: CheckpointFile,
+    ) -> Result<CheckpointFile, Error> {
+        let Some(pending) = file.pending.clone() else { return Ok(file) };
+        let digest = decode(&pending.digest);
+        let after = extended(&decode(&file.value), &digest);
+        if signer.tpm.audit_index_state(file.nv_index).await? != AuditIndexState::Value(after) {
+            // It was not extended: the checkpoint that is made now takes its place.
+            return Ok(CheckpointFile { pending: None, ..file });
+        }
+        let line = complete(signer, &file, pending.clone(), digest).await?;
+        let path = self.deps.audit_dir.join(&pending.file);
+        tokio::task::spawn_blocking(move || append_earlier_checkpoint(&path, line)).await??;
+        self.finish(file, after, &pending).await
+    }
+
+    async fn finish(
+        &mut self,
+        file: CheckpointFile,
+        value: [u8; 32],
+        made: &PendingCheckpoint,
+    ) -> Result<CheckpointFile, Error> {
+        let PendingCheckpoint { log, seq, at, .. } = made.clone();
+        let value = HEXLOWER.encode(&value);
+        let file = CheckpointFile { value, log, seq, at: Some(at), pending: None, ..file };
+        self.write(&file).await?;
+        self.deps.audit.checkpoints().set_covered(seq, at);
+        Ok(file)
+    }
+
+    /// Has the kernel write the records to the disk: what the TPM has certified must not be lost by a crash.
+    async fn sync(&self) -> Result<(), Error> {
+        let audit = self.deps.audit.clone();
+        tokio::task::spawn_blocking(move || audit.sync()).await?;
+        match self.deps.audit.health().disk_fault() {
+            None => Ok(()),
+            Some(fault) => Err(Error::NotSynced(fault)),
+        }
+    }
+
+    async fn write(&mut self, file: &CheckpointFile) -> Result<(), Error> {
+        let (state_dir, written) = (self.deps.state_dir.clone(), file.clone());
+        tokio::task::spawn_blocking(move || written.write(&state_dir)).await??;
+        self.file = Some(file.clone());
+        Ok(())
+    }
+
+    fn set_file(&mut self, file: Option<CheckpointFile>) {
+        (self.file, self.is_read) = (file, true);
+        let at = self.file.as_ref().and_then(|file| file.at);
+        let covered = self.deps.audit.head().map(|head| self.covered_seq(&head));
+        if let (Some(seq @ 1..), Some(at)) = (covered, at) {
+            self.deps.audit.checkpoints().set_covered(seq, at);
+        }
+    }
+
+    fn content(&self, host: &str, head: &LogHead, reason: CheckpointReason) -> Checkpoint {
+        let state = &head.state;
+        Checkpoint {
+            origin: origin(host, &state.log_id),
+            size: state.frontier.size(),
+            root: state.frontier.root(),
+            begins_after: state.begins_after,
+            seq: state.seq,
+            head: state.head,
+            time: self.deps.clock.now(),
+            reason,
+            every_records: self.settings.records,
+            every_seconds: self.settings.every.as_secs(),
+        }
+    }
+}
+
+/// The line of a checkpoint whose digest has extended the index.
+async fn complete(
+    signer: &Signer,
+    file: &CheckpointFile,
+    pending: PendingCheckpoint,
+    digest: [u8; 32],
+) -> Result<CheckpointLine, Error> {
+    let after = signer.tpm.certify_audit_index(file.nv_index, after_binding(&digest)).await?;
+    let PendingCheckpoint { note, before, .. } = pending;
+    Ok(CheckpointLine::new(note, file.ak.clone(), file.nv_index, before, signed(&after)))
+}
+
+/// Whether the index has the value that the last checkpoint left, or the one that a pending checkpoint leaves.
+fn is_expected(file: &CheckpointFile, value: &[u8; 32]) -> bool {
+    let last = decode(&file.value);
+    let pending = file.pending.as_ref().map(|pending| extended(&last, &decode(&pending.digest)));
+    *value == last || pending.as_ref() == Some(value)
+}
+
+/// A digest of the state file. One that is damaged is no value of the index.
+fn decode(text: &str) -> [u8; 32] {
+    HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
+}
+
+fn signed(certified: &Certification) -> SignedAttestation {
+    SignedAttestation {
+        attest: BASE64.encode(&certified.attest),
+        signature: BASE64.encode(&certified.signature),
+    }
+}

@@ -1,0 +1,148 @@
+//! NV indices of type extend, which have the checkpoints of audit logs.
+//!
+//! The index has the attribute TPM_NT_EXTEND: a write replaces its value by the digest of the value and what is
+//! written (TPM 2.0 Part 3, section 31.9), so that no value can be set. The owner's authorization, which is empty,
+//! extends and reads it. Who has it can delete the index and define it anew, after which it has no value: its first
+//! extension by this module gives it one that shows that it is new.
+
+use tss_esapi::attributes::NvIndexAttributes;
+use tss_esapi::attributes::NvIndexAttributesBuilder;
+use tss_esapi::constants::NvIndexType;
+use tss_esapi::handles::NvIndexHandle;
+use tss_esapi::handles::NvIndexTpmHandle;
+use tss_esapi::interface_types::algorithm::HashingAlgorithm;
+use tss_esapi::interface_types::resource_handles::NvAuth;
+use tss_esapi::interface_types::resource_handles::Provision;
+use tss_esapi::structures::NvPublic;
+
+use super::connection::TpmConnection;
+use super::error::Error;
+use super::error::RequestError;
+use super::error::command_failed;
+use super::error::unexpected_response;
+use super::nv_index::close_index;
+use super::nv_index::with_index;
+use super::objects::Certification;
+use super::objects::TpmObjects;
+use crate::verify::audit::AUDIT_INDEX_SIZE;
+use crate::verify::audit::AUDIT_INDICES;
+use crate::verify::audit::audit_index_name;
+use crate::verify::audit::extended;
+use crate::verify::audit::first_extension;
+
+/// What is at an NV index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditIndexState {
+    /// The index is not defined.
+    Absent,
+    /// The index has other attributes, another policy or another size.
+    Foreign,
+    /// The index was defined and never extended.
+    Unwritten,
+    /// The index has this value.
+    Value([u8; 32]),
+}
+
+/// Defines an index at the first free handle, and extends it for the first time.
+pub(super) fn create(connection: &mut TpmConnection) -> Result<u32, Error> {
+    for index in AUDIT_INDICES {
+        if with_index(connection, index, |_, _| Ok(()))?.is_some() {
+            continue;
+        }
+        let failed = command_failed("TPM2_NV_DefineSpace");
+        let public = NvPublic::builder()
+            .with_nv_index(NvIndexTpmHandle::new(index).map_err(&failed)?)
+            .with_index_name_algorithm(HashingAlgorithm::Sha256)
+            .with_index_attributes(attributes()?)
+            .with_data_area_size(AUDIT_INDEX_SIZE.into())
+            .build()
+            .map_err(&failed)?;
+        let handle = connection
+            .run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Owner, None, public))?;
+        let result = connection.nv_extend(handle, &first_extension());
+        if result.is_err() {
+            // The request may be retried, and should find the index free.
+            let _ = connection
+                .run("TPM2_NV_UndefineSpace", |context| context.nv_undefine_space(Provision::Owner, handle));
+        }
+        let closed = close_index(connection, handle);
+        result?;
+        closed?;
+        return Ok(index);
+    }
+    let (first, last) = (AUDIT_INDICES.start, AUDIT_INDICES.end - 1);
+    Err(RequestError::NoFreeCounterIndex { first, last }.into())
+}
+
+/// What is at an index.
+pub(super) fn state(connection: &mut TpmConnection, index: u32) -> Result<AuditIndexState, Error> {
+    let state = with_index(connection, index, |connection, handle| state_of(connection, index, handle))?;
+    Ok(state.unwrap_or(AuditIndexState::Absent))
+}
+
+/// Extends an index that has the value `before`, and returns its value. An index that was extended already, as where
+/// the response of the TPM was lost, stays as it is.
+pub(super) fn extend(
+    connection: &mut TpmConnection,
+    index: u32,
+    before: &[u8; 32],
+    data: &[u8; 32],
+) -> Result<[u8; 32], Error> {
+    let after = extended(before, data);
+    let moved = || RequestError::AuditIndexMoved(index);
+    let done =
+        with_index(connection, index, |connection, handle| match state_of(connection, index, handle)? {
+            AuditIndexState::Value(value) if value == after => Ok(()),
+            AuditIndexState::Value(value) if value == *before => connection.nv_extend(handle, data),
+            _ => Err(moved().into()),
+        })?;
+    done.ok_or_else(moved)?;
+    Ok(after)
+}
+
+/// Has the AK sign the present value of an index, and the qualifying data (`TPM2_NV_Certify`).
+pub(super) fn certify(
+    connection: &mut TpmConnection,
+    objects: &TpmObjects,
+    index: u32,
+    qualifying_data: &[u8; 32],
+) -> Result<Certification, Error> {
+    let certified = connection.with_loaded(&objects.ak, |connection, ak| {
+        with_index(connection, index, |connection, handle| {
+            if !matches!(state_of(connection, index, handle)?, AuditIndexState::Value(_)) {
+                return Ok(None);
+            }
+            connection.nv_certify(ak, handle, AUDIT_INDEX_SIZE, qualifying_data).map(Some)
+        })
+    })?;
+    certified.flatten().ok_or_else(|| RequestError::AuditIndexMoved(index).into())
+}
+
+fn state_of(
+    connection: &mut TpmConnection,
+    index: u32,
+    handle: NvIndexHandle,
+) -> Result<AuditIndexState, Error> {
+    let (_, name) = connection.run("TPM2_NV_ReadPublic", |context| context.nv_read_public(handle))?;
+    // The Name is a digest of all attributes, the size and the policy.
+    if name.value() == audit_index_name(index, false) {
+        return Ok(AuditIndexState::Unwritten);
+    }
+    if name.value() != audit_index_name(index, true) {
+        return Ok(AuditIndexState::Foreign);
+    }
+    let bytes = connection
+        .run("TPM2_NV_Read", |context| context.nv_read(NvAuth::Owner, handle, AUDIT_INDEX_SIZE, 0))?;
+    let value = bytes.value().try_into().map_err(|_| unexpected_response("TPM2_NV_Read"))?;
+    Ok(AuditIndexState::Value(value))
+}
+
+fn attributes() -> Result<NvIndexAttributes, Error> {
+    NvIndexAttributesBuilder::new()
+        .with_nv_index_type(NvIndexType::Extend)
+        .with_owner_write(true)
+        .with_owner_read(true)
+        .with_no_da(true)
+        .build()
+        .map_err(command_failed("TPM2_NV_DefineSpace"))
+}
