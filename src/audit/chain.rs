@@ -157,10 +157,7 @@ impl ChainedLog {
     /// As [`ChainedLog::rotate`], for a file that was removed or cannot be synced.
     pub(super) fn start_file(&mut self) -> io::Result<()> {
         let path = log_file(&self.dir, self.last.seq + 1);
-        // Without it, the next start hashes the records since an earlier state.
-        if let Err(e) = self.tree.write_state(&path) {
-            tracing::warn!("the state of the tree over the audit log cannot be written: {e}");
-        }
+        self.tree.write_state_or_warn(&path);
         let file = open_file(&path, OpenOptions::new().append(true).create_new(true).mode(0o600))?;
         self.file = Arc::new(file);
         self.path = path;

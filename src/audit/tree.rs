@@ -48,12 +48,12 @@ impl LogTree {
         if let Some((state, path)) = found {
             let tree = LogTree { state };
             if path != current {
-                tree.write_state(current)?;
+                tree.write_state_or_warn(current);
             }
             return Ok((tree, None));
         }
         let tree = LogTree { state: new_state(last)? };
-        tree.write_state(current)?;
+        tree.write_state_or_warn(current);
         let report = had_state.then(|| {
             format!(
                 "the Merkle tree over the audit log could not be continued after record {}: its state, or records since, \
@@ -75,9 +75,13 @@ impl LogTree {
         &self.state
     }
 
-    /// Writes the state beside a file of the log.
-    pub(super) fn write_state(&self, log_file: &Path) -> io::Result<()> {
-        append(&entries_file(log_file), &format!("{}\n", Entry::Tree(self.state.clone()).to_line())).map(drop)
+    /// Writes the state beside a file of the log. Without it, as on a full disk, the next start hashes the records
+    /// since an earlier state.
+    pub(super) fn write_state_or_warn(&self, log_file: &Path) {
+        let line = format!("{}\n", Entry::Tree(self.state.clone()).to_line());
+        if let Err(e) = append(&entries_file(log_file), &line) {
+            tracing::warn!("the state of the tree over the audit log cannot be written: {e}");
+        }
     }
 }
 
@@ -244,9 +248,15 @@ fn end_of_last_entry(file: &File, length: u64) -> io::Result<u64> {
     }
 }
 
+/// Appends either the whole text or nothing.
 fn append(path: &Path, text: &str) -> io::Result<File> {
     let mut file = open_file(path, OpenOptions::new().append(true).create(true).mode(0o600))?;
-    file.write_all(text.as_bytes()).map_err(|e| with_path(path, e))?;
+    let length = file.metadata().map_err(|e| with_path(path, e))?.len();
+    if let Err(e) = file.write_all(text.as_bytes()) {
+        // A full disk can accept part of it.
+        let _ = file.set_len(length);
+        return Err(with_path(path, e));
+    }
     Ok(file)
 }
 

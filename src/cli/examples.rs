@@ -116,6 +116,12 @@ pub(super) const HYGIENE: &str = "Examples:
   hostbadge hygiene /home /srv --json | jq -r .findings[].path
   hostbadge hygiene . --no-environ --no-units --no-histories";
 
+pub(super) const SELFTEST: &str = "Examples:
+  hostbadge selftest
+  hostbadge selftest --json | jq '.attempts[] | select(.result == \"hole\")'
+  hostbadge selftest --only stranger --only smuggled-headers
+  systemctl start hostbadge-selftest.service";
+
 pub(super) const METRICS: &str = "Examples:
   hostbadge metrics
   hostbadge metrics --agents 20 --json | jq '.[] | select(.name == \"hostbadge_agent_granted_total\")'

@@ -53,6 +53,7 @@ mod recovery_key;
 mod renewal;
 mod report;
 mod revoke;
+mod selftest;
 mod status;
 mod table;
 mod tenant;
@@ -142,6 +143,13 @@ enum CliSubcommand {
     /// found; 1: something was found; 2: a path cannot be looked at. What cannot be read is named on standard error.
     #[command(after_long_help = examples::HYGIENE)]
     Hygiene(hygiene::HygieneArgs),
+    /// Attack this host as its other processes could, without changing it, and print what it withstood (root only)
+    ///
+    /// Run it on a host in use. It registers no agent and changes no file of the daemon; what the daemon decides is in
+    /// the audit log, as for every caller. What needs a token or evidence is skipped unless this process is an agent.
+    /// Exit status 0: no hole was found; 1: a hole was found; 2: another user than root runs it; 3: no daemon answers.
+    #[command(after_long_help = examples::SELFTEST)]
+    Selftest(selftest::SelftestArgs),
     /// Show tenants and their quotas, and remove one (administrators)
     #[command(subcommand, after_long_help = examples::TENANT)]
     Tenant(tenant::TenantSubcommand),
@@ -243,6 +251,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Leak(arguments) => leak::run(common, &arguments).await,
         CliSubcommand::Hygiene(arguments) => hygiene::run(common, &arguments),
         CliSubcommand::Anomaly(subcommand) => anomaly::run(common, &subcommand).await,
+        CliSubcommand::Selftest(arguments) => selftest::run(common, &arguments).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,
         CliSubcommand::Freeze(arguments) => revoke::freeze(common, &arguments).await,

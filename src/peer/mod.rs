@@ -59,6 +59,7 @@ pub use reader::{READER_ARGUMENT, Readers, serve_reader};
 pub use root_file::{FileDigest, FileError, check_root_file};
 pub use service_manager::ServiceManager;
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
+pub use sys::own_received_fd;
 pub use tracker::PeerTracker;
 pub use unit_files::{UNIT_DIRS, UnitFilesError, UnitNames, unit_digest, unit_files};
 pub use visibility::hidden_processes;

@@ -1,0 +1,208 @@
+//! A connection comes into the hands of another process: its opener exits, executes another program, changes its user,
+//! or passes the connection on.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
+
+use serde_json::json;
+
+use super::attempts::Attempts;
+use super::context::{Context, peer};
+use super::exchange::{Answer, IO_TIMEOUT, connect, read_answer, request};
+use super::probe::{copy_own_program, own_command, receive_connection, reports, send_descriptor};
+use super::step::{Report, Step};
+
+const WHOAMI: &str = "/v1/whoami";
+/// The name of the copy of this program.
+const COPY: &str = "selftest-other-program";
+
+/// A process connects and exits; a process of another user goes on with the connection.
+pub(super) fn stale_pid(context: &Context, attempts: &mut Attempts) {
+    let steps = |request: Step| {
+        let opened = [Step::Connect(context.agent_socket.clone()), Step::get(WHOAMI)];
+        [&opened[..], &[Step::LeaveTo(context.stranger), request]].concat()
+    };
+    let requests = [
+        ("whoami after its opener has exited", Step::get(WHOAMI)),
+        (
+            "token after its opener has exited",
+            Step::post("/v1/token", json!({ "audience": context.audience })),
+        ),
+    ];
+    for (attempt, request) in requests {
+        match two_answers(None, &steps(request)) {
+            Err(why) => attempts.skipped(attempt, why),
+            Ok((_, after)) if after.says_nothing().is_some() => attempts.skipped(attempt, after.summary()),
+            Ok((_, after)) => {
+                let is_refused = after.status == 401 && peer(&after).is_none();
+                attempts.judge(attempt, is_refused, describe(&after));
+            }
+        }
+    }
+}
+
+/// A process executes another program, or changes its user, between two requests, and in the middle of one.
+pub(super) fn exec_race(context: &Context, attempts: &mut Attempts) {
+    let socket = || Step::Connect(context.agent_socket.clone());
+    let attempt = "another user between two requests";
+    let steps = [socket(), Step::get(WHOAMI), Step::BecomeUser(context.stranger), Step::get(WHOAMI)];
+    match two_answers(None, &steps) {
+        Err(why) => attempts.skipped(attempt, why),
+        Ok((_, after)) if after.says_nothing().is_some() => attempts.skipped(attempt, after.summary()),
+        Ok((_, after)) => {
+            attempts.judge(attempt, after.status == 401 && peer(&after).is_none(), describe(&after));
+        }
+    }
+    let names = ["another program between two requests", "another program in the middle of a request"];
+    let copy = context.workdir.path().join(COPY);
+    if let Err(e) = copy_own_program(&copy) {
+        for attempt in names {
+            attempts.skipped(attempt, format!("{}: {e}", copy.display()));
+        }
+        return;
+    }
+    let (head, tail) = ("GET /v1/whoami HTTP/1.1\r\nHost: local", "host\r\n\r\n");
+    let between = [Step::Execute(copy.clone()), Step::TakeConnection, Step::get(WHOAMI)].to_vec();
+    let within = [
+        Step::Write(head.to_owned()),
+        Step::Execute(copy),
+        Step::TakeConnection,
+        Step::Write(tail.to_owned()),
+        Step::Read,
+    ];
+    for (attempt, steps) in names.into_iter().zip([between, within.to_vec()]) {
+        let steps = [vec![socket(), Step::get(WHOAMI)], steps].concat();
+        match two_answers(None, &steps) {
+            Err(why) => attempts.skipped(attempt, why),
+            Ok((before, after)) => judge_program(attempts, attempt, &before, &after),
+        }
+    }
+}
+
+fn judge_program(attempts: &mut Attempts, attempt: &str, before: &Answer, after: &Answer) {
+    if let Some(why) = after.says_nothing() {
+        return attempts.skipped(attempt, why);
+    }
+    let program =
+        |answer: &Answer| peer(answer).and_then(|peer| peer["exe"].as_str()).unwrap_or_default().to_owned();
+    let (before, seen) = (program(before), program(after));
+    if before.is_empty() {
+        let why = "the daemon reads no executables of other users, so that no agent is known by one \
+                   (/usr/share/hostbadge/executables.conf)";
+        return attempts.skipped(attempt, why);
+    }
+    attempts.judge(attempt, seen.ends_with(COPY), format!("the daemon sees {seen}"));
+}
+
+/// A connection is passed to another process by SCM_RIGHTS.
+pub(super) fn fd_passing(context: &Context, attempts: &mut Attempts) {
+    let attempt = "a stranger's connection, used by this process";
+    match used_for_stranger(context) {
+        Err(e) => attempts.skipped(attempt, e.to_string()),
+        Ok((pid, answer)) => judge_opener(attempts, attempt, pid, context.stranger, &answer),
+    }
+    let attempt = "this process's connection, used by a stranger";
+    match used_by_stranger(context) {
+        Err(e) => attempts.skipped(attempt, e),
+        Ok(answer) => judge_opener(attempts, attempt, std::process::id(), 0, &answer),
+    }
+    let attempt = "a descriptor that is sent to the daemon";
+    match with_descriptor(context) {
+        Err(e) => attempts.skipped(attempt, e.to_string()),
+        Ok(answer) => {
+            attempts.judge(attempt, answer.status == 200, format!("health afterwards: {}", answer.status))
+        }
+    }
+}
+
+/// Requests are those of the process that opened the connection, whoever sends them.
+fn judge_opener(attempts: &mut Attempts, attempt: &str, pid: u32, uid: u32, answer: &Answer) {
+    if let Some(why) = answer.says_nothing() {
+        return attempts.skipped(attempt, why);
+    }
+    let is_opener = peer(answer).is_some_and(|peer| peer["pid"] == pid && peer["uid"] == uid);
+    attempts.judge(attempt, is_opener, format!("opened by pid {pid} of uid {uid}; {}", describe(answer)));
+}
+
+fn used_for_stranger(context: &Context) -> io::Result<(u32, Answer)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(IO_TIMEOUT))?;
+    let steps = [Step::Connect(context.agent_socket.clone()), Step::SendConnection, Step::AwaitEnd];
+    let mut command = own_command(Some(context.stranger), &steps)?;
+    command
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = Ended(command.spawn()?);
+    // The command has a copy of the other end, by which the stranger's end would not be noticed.
+    drop(command);
+    let mut connection = receive_connection(&ours)?;
+    let answer = request(&mut connection, "GET", WHOAMI, None)?;
+    Ok((child.0.id(), answer))
+}
+
+fn used_by_stranger(context: &Context) -> Result<Answer, String> {
+    let text = |e: io::Error| e.to_string();
+    let (ours, theirs) = UnixStream::pair().map_err(text)?;
+    let connection = connect(&context.agent_socket).map_err(text)?;
+    send_descriptor(&ours, connection.as_raw_fd(), b"c").map_err(text)?;
+    let steps = [Step::ReceiveConnection, Step::get(WHOAMI)];
+    let mut command = own_command(Some(context.stranger), &steps).map_err(text)?;
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)));
+    one_answer(reports(command)?)
+}
+
+/// A request with a descriptor attached, and then a request of a new connection.
+fn with_descriptor(context: &Context) -> io::Result<Answer> {
+    let mut connection = connect(&context.agent_socket)?;
+    let bytes = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    // The daemon may answer or close the connection; since Linux 6.16 it has the kernel refuse descriptors.
+    if send_descriptor(&connection, connection.as_raw_fd(), bytes).is_ok() {
+        let _ = read_answer(&mut connection);
+    }
+    context.ask("GET", "/v1/health", None)
+}
+
+/// Ends the process on drop.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The answers to the first and to the last request of a process.
+fn two_answers(uid: Option<u32>, steps: &[Step]) -> Result<(Answer, Answer), String> {
+    let command = own_command(uid, steps).map_err(|e| e.to_string())?;
+    let mut answers = answers(reports(command)?)?;
+    match (answers.len(), answers.pop()) {
+        (2, Some(last)) => Ok((answers.remove(0), last)),
+        (count, _) => Err(format!("the process has {count} answers in place of 2")),
+    }
+}
+
+fn one_answer(reports: Vec<Report>) -> Result<Answer, String> {
+    answers(reports)?.pop().ok_or_else(|| "the process has no answer".to_owned())
+}
+
+fn answers(reports: Vec<Report>) -> Result<Vec<Answer>, String> {
+    let answer = |report| match report {
+        Report::Answer(answer) => Ok(answer),
+        Report::Failed { why, .. } => Err(why),
+        Report::GrpcStatus(_) | Report::CredentialBytes(_) => Err("an unexpected report".to_owned()),
+    };
+    reports.into_iter().map(answer).collect()
+}
+
+/// An answer with what the daemon sees.
+fn describe(answer: &Answer) -> String {
+    let agent = answer.body["agent"].as_str().map(|agent| format!(", the agent {agent}")).unwrap_or_default();
+    match peer(answer) {
+        Some(peer) => format!("{}: pid {} of uid {}{agent}", answer.summary(), peer["pid"], peer["uid"]),
+        None => format!("{}{agent}", answer.summary()),
+    }
+}

@@ -1,0 +1,62 @@
+//! What may be used once is used twice: a nonce, and a token at `introspect --once`.
+
+use serde_json::{Value, json};
+
+use super::attempts::Attempts;
+use super::context::Context;
+
+pub(super) fn run(context: &Context, attempts: &mut Attempts) {
+    judge(attempts, "a nonce of this host, used twice", nonce_twice(context));
+    judge(attempts, "a token, used up twice", token_twice(context));
+}
+
+/// The first use has to be valid, or nothing was tried.
+fn judge(attempts: &mut Attempts, attempt: &str, uses: Result<[bool; 2], String>) {
+    match uses {
+        Err(why) => attempts.skipped(attempt, why),
+        Ok([false, _]) => attempts.skipped(attempt, "the first use was refused"),
+        Ok([true, second]) => {
+            attempts.judge(
+                attempt,
+                !second,
+                if second { "valid both times" } else { "valid the first time alone" },
+            );
+        }
+    }
+}
+
+fn nonce_twice(context: &Context) -> Result<[bool; 2], String> {
+    let nonce = context.ask_as_agent("/v1/nonce", &json!({}))?;
+    let body = json!({ "nonce": nonce["nonce"] });
+    twice(|| Ok(context.ask_as_agent("/v1/nonce/use", &body)?["valid"].clone()))
+}
+
+fn token_twice(context: &Context) -> Result<[bool; 2], String> {
+    let body = json!({ "token": context.token()?, "once": true });
+    twice(|| Ok(context.ask_as_agent("/v1/introspect", &body)?["active"].clone()))
+}
+
+fn twice(mut used: impl FnMut() -> Result<Value, String>) -> Result<[bool; 2], String> {
+    let mut once = || used().map(|valid| valid == json!(true));
+    Ok([once()?, once()?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attempts::Outcome;
+    use super::*;
+
+    #[test]
+    fn a_second_use_that_is_valid_is_a_hole() {
+        for (uses, outcome) in [
+            (Ok([true, false]), Outcome::Held),
+            (Ok([true, true]), Outcome::Hole),
+            (Ok([false, false]), Outcome::Skipped),
+            (Err("no agent".to_owned()), Outcome::Skipped),
+        ] {
+            let mut attempts = Attempts::new();
+            judge(&mut attempts, "x", uses);
+            assert_eq!(attempts.results("x"), [outcome]);
+        }
+    }
+}

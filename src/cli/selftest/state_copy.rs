@@ -1,0 +1,185 @@
+//! An older copy of the state, compared with the state manifest. No daemon is started on a copy: it would have the TPM
+//! count, and the state of this host would be the older one.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use data_encoding::HEXLOWER;
+use nix::poll::{PollFd, PollTimeout, poll};
+use ring::digest::{SHA256, digest};
+use serde::{Deserialize, Serialize};
+
+use super::super::files::write_file;
+use super::attempts::Attempts;
+use super::context::Context;
+
+/// The state manifest.
+const MANIFEST: &str = "ledger.json";
+/// What the manifest lists for a file that does not exist.
+const ABSENT: &str = "absent";
+/// The manifest and a file are replaced one after the other, so a comparison that fails is repeated.
+const COMPARISONS: u32 = 5;
+/// The time between two comparisons, in milliseconds.
+const INTERVAL: u16 = 200;
+
+/// The part of the manifest that is compared, and what is kept from run to run. It has no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    generation: u64,
+    counter: u32,
+    files: BTreeMap<String, Vec<String>>,
+}
+
+pub(super) fn run(context: &Context, attempts: &mut Attempts) {
+    let attempt = "the state files, against the state manifest";
+    let manifest = match compared(&context.state) {
+        Err(e) => return attempts.skipped(attempt, format!("{}: {e}", context.state.display())),
+        Ok((manifest, differing)) => {
+            let detail = match differing.is_empty() {
+                true => format!("generation {}", manifest.generation),
+                false => format!("older or altered: {}", differing.join(", ")),
+            };
+            attempts.judge(attempt, differing.is_empty(), detail);
+            manifest
+        }
+    };
+    let attempt = "the state manifest, against that of an earlier self-test";
+    match &context.remember {
+        None => attempts.skipped(attempt, "no file is named by --remember"),
+        Some(file) => {
+            // An older state does not replace the later one, so that each self-test reports it.
+            let is_kept = judge_generation(attempts, attempt, &manifest, remembered(file));
+            let text = serde_json::to_vec(&manifest).unwrap_or_default();
+            if is_kept && let Err(e) = write_file(file, &text, 0o600) {
+                attempts.skipped("keeping the state manifest for the next self-test", e.to_string());
+            }
+        }
+    }
+    attempts.skipped(
+        "an older copy of the whole state, at a start of the daemon",
+        "a second daemon with this TPM would have its counter count, and this host's state would be the older one; the \
+         daemon compares the counter at each start",
+    );
+}
+
+/// The manifest, and the files that are not those that it lists.
+fn compared(dir: &Path) -> io::Result<(Manifest, Vec<String>)> {
+    let mut result = compare(dir)?;
+    for _ in 1..COMPARISONS {
+        if result.1.is_empty() {
+            break;
+        }
+        poll(&mut [] as &mut [PollFd<'_>], PollTimeout::from(INTERVAL))?;
+        result = compare(dir)?;
+    }
+    Ok(result)
+}
+
+fn compare(dir: &Path) -> io::Result<(Manifest, Vec<String>)> {
+    #[derive(Deserialize)]
+    struct ManifestFile {
+        entry: Manifest,
+    }
+    let file: ManifestFile = serde_json::from_slice(&fs::read(dir.join(MANIFEST))?)?;
+    let mut differing = Vec::new();
+    // Databases are listed with the digest of their rows.
+    for (name, accepted) in file.entry.files.iter().filter(|(name, _)| name.ends_with(".json")) {
+        let found = match fs::read(dir.join(name)) {
+            Ok(text) => HEXLOWER.encode(digest(&SHA256, &text).as_ref()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => ABSENT.to_owned(),
+            Err(e) => return Err(e),
+        };
+        if !accepted.contains(&found) {
+            differing.push(name.clone());
+        }
+    }
+    Ok((file.entry, differing))
+}
+
+fn remembered(file: &Path) -> Result<Option<Manifest>, String> {
+    match fs::read(file) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| format!("{}: {e}", file.display())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(format!("{}: {e}", file.display())),
+    }
+}
+
+/// Each change of the state has a higher generation, which the TPM counts. Returns whether the next self-test compares
+/// with this state.
+fn judge_generation(
+    attempts: &mut Attempts,
+    attempt: &str,
+    now: &Manifest,
+    before: Result<Option<Manifest>, String>,
+) -> bool {
+    let before = match before {
+        Err(why) => {
+            attempts.skipped(attempt, why);
+            return false;
+        }
+        Ok(None) => {
+            attempts.skipped(attempt, "this is the first self-test; the next one compares");
+            return true;
+        }
+        Ok(Some(before)) => before,
+    };
+    if before.counter != now.counter {
+        attempts.skipped(attempt, "an administrator accepted the state since: the TPM has another counter");
+        return true;
+    }
+    let (then, now_at) = (before.generation, now.generation);
+    let (withstood, detail) = match now_at.cmp(&then) {
+        Ordering::Less => (false, format!("generation {now_at} is older than {then}")),
+        Ordering::Equal if before.files != now.files => (
+            false,
+            format!("other files in the same generation {now_at}: the TPM would accept the older ones"),
+        ),
+        _ => (true, format!("generation {now_at}, {then} then")),
+    };
+    attempts.judge(attempt, withstood, detail);
+    withstood
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attempts::Outcome;
+    use super::*;
+
+    fn manifest(generation: u64, digest: &str) -> Manifest {
+        Manifest { generation, counter: 7, files: [("ca.json".to_owned(), vec![digest.to_owned()])].into() }
+    }
+
+    #[test]
+    fn an_older_generation_and_a_change_without_one_are_holes() {
+        for (now, before, outcome) in [
+            (manifest(5, "a"), manifest(5, "a"), Outcome::Held),
+            (manifest(6, "b"), manifest(5, "a"), Outcome::Held),
+            (manifest(4, "a"), manifest(5, "a"), Outcome::Hole),
+            (manifest(5, "b"), manifest(5, "a"), Outcome::Hole),
+            (Manifest { counter: 8, ..manifest(1, "b") }, manifest(5, "a"), Outcome::Skipped),
+        ] {
+            let mut attempts = Attempts::new();
+            let is_kept = judge_generation(&mut attempts, "x", &now, Ok(Some(before)));
+            assert_eq!(attempts.results("x"), [outcome], "{now:?}");
+            assert_eq!(is_kept, outcome != Outcome::Hole, "an older state does not replace the later one");
+        }
+    }
+
+    #[test]
+    fn a_file_that_the_manifest_does_not_list_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let digest = HEXLOWER.encode(digest(&SHA256, b"new").as_ref());
+        let files =
+            serde_json::json!({ "ca.json": [digest], "seal.json": [ABSENT], "credentials.db": ["x"] });
+        let text = serde_json::json!({ "entry": { "generation": 3, "counter": 1, "files": files } });
+        fs::write(dir.path().join(MANIFEST), text.to_string()).unwrap();
+        fs::write(dir.path().join("ca.json"), "new").unwrap();
+        assert_eq!(compared(dir.path()).unwrap().1, Vec::<String>::new());
+        fs::write(dir.path().join("ca.json"), "old").unwrap();
+        fs::write(dir.path().join("seal.json"), "{}").unwrap();
+        assert_eq!(compare(dir.path()).unwrap().1, ["ca.json", "seal.json"]);
+    }
+}
