@@ -58,6 +58,7 @@ leaks: deps ## check that 10,000 TPM operations leave no object or session in th
 
 bench: deps ## measure the time and memory of tokens and credentials, the verification of audit logs, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
+	$(CARGO) bench --locked --bench anomalies
 	$(CARGO) bench --locked --bench audit_query
 	$(CARGO) bench --locked --bench credentials
 	$(CARGO) bench --locked --bench metrics

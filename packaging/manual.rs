@@ -161,7 +161,9 @@ const DAEMON: &[(&str, &str)] = &[
          local users.\n\n\
          /run/hostbadge/admin.sock\tFor root and members of the group hostbadge-admin.\n\n\
          /run/hostbadge/metrics.sock\tFor members of the group hostbadge-metrics, who may read metrics, and administrators.\n\n\
-         /run/hostbadge/reader.sock\tFor the daemon alone: starts a process that reads one executable, see hostbadge-agents(5).",
+         /run/hostbadge/reader.sock\tFor the daemon alone: starts a process that reads one executable, see hostbadge-agents(5).\n\n\
+         /run/hostbadge/alert.sock\tWhere the daemon sends each alert of a rule of [anomaly] as one line of JSON, if \
+         hostbadge-alert.socket is enabled: systemd starts /usr/local/libexec/hostbadge-alert with it as standard input.",
     ),
     (
         "JOURNAL",

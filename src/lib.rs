@@ -66,6 +66,7 @@
 //! | [`credentials`] | sealed credentials of others: values, versions, release |
 //! | [`issue`] | issuing keys and their rotation; tokens, evidence and published documents |
 //! | [`pki`] | the host's CA, X509-SVIDs and revocation lists |
+//! | [`anomaly`] | rules that compare what an agent does with what it did before |
 //! | [`audit`] | the chained audit log and the journal |
 //! | [`wire`] | requests and responses of the HTTP sockets |
 //! | [`export`] | audit records as OCSF events and OpenTelemetry logs |
@@ -141,6 +142,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod agents;
+pub mod anomaly;
 pub mod api;
 pub mod audit;
 pub mod cli;

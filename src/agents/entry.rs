@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Diagnostic;
 
+use super::anomaly::AgentAnomaly;
 use super::credential::CredentialGrant;
 use super::grant::Grant;
 use super::name::AgentName;
@@ -32,6 +33,8 @@ pub struct AgentEntry {
     /// The credentials of the agent's own file, each name at most once. [`AgentEntry::credentials`] has those
     /// of its roles too.
     pub own_credentials: Vec<CredentialGrant>,
+    /// What happens when the agent does what it did not before.
+    pub anomaly: AgentAnomaly,
 }
 
 /// A grant or credential of an agent, with the role that it comes from.

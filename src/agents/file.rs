@@ -5,9 +5,10 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{Diagnostic, Key, Kind, SourceFile};
+use crate::config::{Diagnostic, Key, Kind, RawAgentAnomaly, SourceFile};
 use crate::digest::sha256;
 
+use super::anomaly::AgentAnomaly;
 use super::credential::RawCredential;
 use super::entry::AgentEntry;
 use super::grant::RawGrant;
@@ -36,6 +37,7 @@ const KEYS: &[Key] = &[
     Key::required("match", Kind::Table(RawSelectors::KEYS)),
     Key::optional("grant", Kind::Tables(RawGrant::KEYS)),
     Key::optional("credential", Kind::Tables(RawCredential::KEYS)),
+    Key::optional("anomaly", Kind::Table(RawAgentAnomaly::KEYS)),
 ];
 
 /// The file as written. What [`KEYS`] requires is absent only if that is a fault.
@@ -55,6 +57,8 @@ struct AgentFile {
     grants: Vec<Spanned<RawGrant>>,
     #[serde(default, rename = "credential")]
     credentials: Vec<Spanned<RawCredential>>,
+    #[serde(default)]
+    anomaly: RawAgentAnomaly,
 }
 
 /// The agent of a file, with what is valid in the file and probably not meant.
@@ -127,6 +131,7 @@ fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadA
 
     let own_grants = RawGrant::validate_all(raw.grants, source, &mut faults);
     let own_credentials = RawCredential::validate_all(raw.credentials, source, &mut faults);
+    let anomaly = AgentAnomaly::validate(raw.anomaly, source, &mut faults);
     let references = references(raw.roles, source, &mut faults);
     let roles = roles.find_all(&references, &mut faults);
     if let Some(first) = references.first() {
@@ -144,8 +149,17 @@ fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadA
         faults.push(source.diagnostic(name_span.clone(), message));
     }
     let is_draining = raw.drain;
-    let entry =
-        AgentEntry { name, owner, tenant, selectors, roles, is_draining, own_grants, own_credentials };
+    let entry = AgentEntry {
+        name,
+        owner,
+        tenant,
+        selectors,
+        roles,
+        is_draining,
+        own_grants,
+        own_credentials,
+        anomaly,
+    };
     let length = "spiffe://".len() + rules.trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
     if length > MAX_SPIFFE_ID_LEN {
         let excess = length - MAX_SPIFFE_ID_LEN;

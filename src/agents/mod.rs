@@ -9,6 +9,7 @@
 
 mod advice;
 mod agent_set;
+mod anomaly;
 mod approval;
 mod beside;
 mod changes;
@@ -54,6 +55,7 @@ mod unit_name;
 mod user_unit_lints;
 
 pub use agent_set::AgentSet;
+pub use anomaly::AgentAnomaly;
 pub use approval::{Administrator, ApprovalError, Held, PendingChange, ReloadBy};
 pub use beside::{EvaluatedAttributes, ReadBeside};
 pub use changes::{AgentChanges, MAX_LISTED_NAMES};

@@ -41,6 +41,8 @@ enum AdminSocketRole {
 enum AdminHandler {
     Agent,
     Agents,
+    Anomalies,
+    AnomaliesOfAgent,
     Approve,
     AuditRecords,
     Clock,
@@ -82,6 +84,7 @@ enum RootHandler {
     RecoverKeys,
     RemoveCredential,
     RemoveTenant,
+    ResumeAgent,
     RotateCredential,
     Thaw,
 }
@@ -130,6 +133,9 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/revocations/revoke",  body: BODY, role: Admin(Revoke) },
         Route { verb: Post, path: "/v1/revocations/signal",  body: SIGNAL_BODY, role: Admin(RevokeBySignal) },
         Route { verb: Post, path: "/v1/revocations/lift",    body: BODY, role: Root(LiftRevocation) },
+        Route { verb: Get,  path: "/v1/anomalies",           body: NONE, role: Admin(Anomalies) },
+        Route { verb: Get,  path: "/v1/anomalies/{name}",    body: NONE, role: Admin(AnomaliesOfAgent) },
+        Route { verb: Post, path: "/v1/anomalies/resume",    body: BODY, role: Root(ResumeAgent) },
         Route { verb: Post, path: "/v1/leak",                body: BODY, role: Admin(Leak) },
         Route { verb: Post, path: "/v1/freeze",              body: BODY, role: Admin(Freeze) },
         Route { verb: Post, path: "/v1/thaw",                body: NONE, role: Root(Thaw) },
@@ -280,6 +286,8 @@ impl AdminApi {
             AdminHandler::RevokeBySignal => {
                 reply::ok(&service.revoke_by_signal(admin, parse::signal_request(body)?).await?)
             }
+            AdminHandler::Anomalies => reply::ok(&service.anomalies(admin)),
+            AdminHandler::AnomaliesOfAgent => reply::ok(&service.anomalies_of(admin, name)?),
             AdminHandler::Leak => reply::ok(&service.leak(admin, parse::leak_request(body)?).await?),
             AdminHandler::Freeze => reply::ok(&service.freeze(admin, parse::freeze_request(body)?).await?),
             AdminHandler::Tenants => reply::ok(&service.tenants(admin)?),
@@ -332,6 +340,9 @@ impl AdminApi {
             RootHandler::AcceptRevocations => reply::ok(&service.accept_revocations(root).await?),
             RootHandler::LiftRevocation => {
                 reply::ok(&service.lift_revocation(root, parse::revoke_request(body)?).await?)
+            }
+            RootHandler::ResumeAgent => {
+                reply::ok(&service.resume_agent(root, parse::resume_request(body)?).await?)
             }
             RootHandler::Thaw => reply::ok(&service.thaw(root).await?),
             RootHandler::AcceptCredentials => reply::ok(&service.accept_credentials(root).await?),

@@ -15,6 +15,7 @@ use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{
     AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest, UseNonceRequest,
 };
+use crate::wire::anomaly::ResumeRequest;
 use crate::wire::change::ApproveRequest;
 use crate::wire::credentials::{
     PutCredentialRequest, ReleaseRequest, RemoveCredentialRequest, RotateCredentialRequest,
@@ -170,6 +171,11 @@ pub fn offboard_request(body: &RequestBody) -> Result<OffboardRequest, InvalidRe
 pub fn remove_tenant_request(body: &RequestBody) -> Result<RemoveTenantRequest, InvalidRequest> {
     decode_json(&body.bytes)
         .map_err(|e| InvalidRequest::new(format!("the body must be {{\"name\": N}}: {e}")))
+}
+
+pub fn resume_request(body: &RequestBody) -> Result<ResumeRequest, InvalidRequest> {
+    decode_json(&body.bytes)
+        .map_err(|e| InvalidRequest::new(format!("the body must be {{\"agent\": NAME}}: {e}")))
 }
 
 /// An empty body is a request without members.

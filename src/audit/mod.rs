@@ -43,6 +43,7 @@ mod trail;
 mod tree;
 mod usage;
 mod used_record;
+mod watched;
 mod writer;
 
 use std::io;
@@ -51,6 +52,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::agents::{AgentChanges, AgentEntry, AgentSet, AuthenticatedAgent};
+use crate::anomaly::{Alert, Anomalies};
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
 use crate::credentials::ReleasedCredential;
@@ -77,6 +79,7 @@ pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
 use suppressed::{CarriedCount, SuppressedCounts};
+use watched::Watched;
 use writer::{LogWriter, WriteMode};
 
 /// A write that takes longer than this fails.
@@ -125,6 +128,7 @@ pub struct Audit {
     write_mode: WriteMode,
     suppressed: Arc<SuppressedCounts>,
     activity: Activity,
+    watched: Watched,
     /// Set once, at the start.
     policies: Arc<OnceLock<Policies>>,
     /// The number of the first record of this process.
@@ -150,6 +154,7 @@ impl Audit {
             suppressed: Arc::default(),
             policies: Arc::default(),
             activity: Activity::new(clock.clone()),
+            watched: Watched::default(),
             first_seq: writer_seq + 1,
             journal,
             checkpoints: CheckpointStatus::default(),
@@ -253,6 +258,7 @@ impl Audit {
         introspection: Introspection,
     ) -> Result<Recorded<Introspection>, AuditUnavailable> {
         self.write(&Record::for_introspection(requester, &introspection, self.clock.now())).await?;
+        self.watched.note_introspection(&introspection);
         Ok(Recorded(introspection))
     }
 
@@ -337,6 +343,27 @@ impl Audit {
         self.write(&Record::for_token_event(event, jti, detail, self.clock.now())).await
     }
 
+    /// Records what a rule found about an agent, or what follows from it.
+    pub async fn record_alert(
+        &self,
+        event: Event,
+        alert: &Alert,
+        detail: &str,
+    ) -> Result<(), AuditUnavailable> {
+        self.write(&Record::for_alert(event, alert, detail, self.clock.now())).await
+    }
+
+    /// Records an event of the daemon that concerns one agent.
+    pub async fn record_agent_event(
+        &self,
+        event: Event,
+        agent: &str,
+        tenant: Option<&str>,
+        detail: &str,
+    ) -> Result<(), AuditUnavailable> {
+        self.write(&Record::for_agent_event(event, agent, tenant, detail, self.clock.now())).await
+    }
+
     /// Records a step in the life of an issuing key, of a tenant or of none.
     pub async fn record_key_event(
         &self,
@@ -371,6 +398,11 @@ impl Audit {
     /// What agents did, by the log.
     pub fn activity(&self) -> &Activity {
         &self.activity
+    }
+
+    /// Decisions are passed to these rules from now on.
+    pub fn watch(&self, anomalies: Anomalies) {
+        self.watched.set(anomalies);
     }
 
     /// Reads what earlier processes of the daemon recorded in `dir`. Tokens are counted that these revocations do not
@@ -429,6 +461,7 @@ impl Audit {
         }
         if let Some(noted) = record.noted() {
             self.activity.note(&noted);
+            self.watched.note(&noted);
         }
         self.journal.send(|| record.journal_entry());
         Ok(())

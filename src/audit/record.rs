@@ -65,6 +65,9 @@ pub(super) struct Record<'a> {
     active: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<ErrorCode>,
+    /// The rule that found something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -94,8 +97,16 @@ pub(super) struct Noted<'a> {
     pub(super) agent: Option<&'a str>,
     /// Audiences, separated by spaces.
     pub(super) audience: Option<&'a str>,
+    /// Its tenant.
+    pub(super) tenant: Option<&'a str>,
+    /// The name of the credential.
+    pub(super) credential: Option<&'a str>,
+    /// The identifier of the token.
+    pub(super) jti: Option<&'a str>,
     pub(super) expires: Option<Timestamp>,
     pub(super) reason: Option<ErrorCode>,
+    /// Refusals before this one that have no record.
+    pub(super) suppressed: u64,
     /// The calling process.
     pub(super) peer: &'a Peer,
     /// The agent that got something.
@@ -156,6 +167,7 @@ impl<'a> Record<'a> {
             exp: None,
             active: None,
             reason: None,
+            rule: None,
             detail: None,
             suppressed: 0,
             verdicts: None,
@@ -370,8 +382,12 @@ impl<'a> Record<'a> {
             event: self.event,
             agent: self.agent.map(|agent| agent.whole()),
             audience: self.audience.map(|audience| audience.whole()),
+            tenant: self.tenant.map(|tenant| tenant.whole()),
+            credential: self.credential.map(|credential| credential.whole()),
+            jti: self.jti.map(|jti| jti.whole()),
             expires: self.exp.map(Timestamp::from_secs),
             reason: self.reason,
+            suppressed: self.suppressed,
             peer: self.peer?,
             subject: self.subject,
         })

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::agent_lint;
 use super::agent_list::{self, format_activity, list_agents};
 use super::agent_new;
+use super::anomaly::anomaly_lines;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
@@ -25,6 +26,7 @@ use crate::wire::admin::{
     Agent, AgentGrant, AgentSelectors, EmptyDirectory, IdOrName, ReloadCounts, ReloadRequest, ReloadResponse,
     ReloadedPolicies,
 };
+use crate::wire::anomaly::AgentAnomalies;
 use crate::wire::change::{ApproveRequest, PendingChange};
 use crate::wire::credentials::CredentialUse;
 use crate::wire::error::Fault;
@@ -157,6 +159,11 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
     table.add("match", format_selectors(&agent.selectors));
     if let Some(activity) = &agent.activity {
         format_activity(activity).into_iter().for_each(|line| table.add("activity", line));
+    }
+    // Another request, which a daemon of an earlier release does not know.
+    let path = format!("/v1/anomalies/{name}");
+    if let Ok(anomalies) = client::get::<AgentAnomalies>(&common.admin_socket, &path).await {
+        anomaly_lines(&anomalies.body).into_iter().for_each(|line| table.add("anomalies", line));
     }
     if !agent.roles.is_empty() {
         table.add("roles", agent.roles.join(", "));

@@ -29,6 +29,10 @@ pub(super) enum CredentialSubcommand {
         target: TargetArgs,
         #[command(flatten)]
         value: ValueArgs,
+        /// Nobody is to use it: an agent that asks for it, with or without a [[credential]] for it, is suspended, unless
+        /// [anomaly] says otherwise
+        #[arg(long)]
+        canary: bool,
     },
     /// List the stored credentials, without their values
     List,
@@ -102,7 +106,7 @@ pub(super) async fn run(
     subcommand: &CredentialSubcommand,
 ) -> Result<ExitCode, CliError> {
     match subcommand {
-        CredentialSubcommand::Put { target, value } => put(common, target, value).await,
+        CredentialSubcommand::Put { target, value, canary } => put(common, target, value, *canary).await,
         CredentialSubcommand::List => list(common).await,
         CredentialSubcommand::Show(target) => show(common, target).await,
         CredentialSubcommand::Rotate { target, value, overlap } => {
@@ -115,10 +119,15 @@ pub(super) async fn run(
     }
 }
 
-async fn put(common: &CommonArgs, target: &TargetArgs, value: &ValueArgs) -> Result<ExitCode, CliError> {
+async fn put(
+    common: &CommonArgs,
+    target: &TargetArgs,
+    value: &ValueArgs,
+    canary: bool,
+) -> Result<ExitCode, CliError> {
     let TargetArgs { name, tenant, agent } = target.clone();
-    let request =
-        PutCredentialRequest { name, tenant, agent, value: read_value(value)?, expires_at: value.expires };
+    let (value, expires_at) = (read_value(value)?, value.expires);
+    let request = PutCredentialRequest { name, tenant, agent, value, expires_at, canary };
     let path = format!("{PATH}/put");
     let reply = client::post::<PutCredentialResponse>(&common.admin_socket, &path, &request).await?;
     if common.json {
@@ -221,6 +230,9 @@ async fn show(common: &CommonArgs, target: &TargetArgs) -> Result<ExitCode, CliE
     table.add("name", &credential.name);
     table.add_some("tenant", credential.tenant.as_ref());
     table.add_some("own", credential.agent.as_ref().map(|agent| format!("of agent {agent} alone")));
+    if credential.canary {
+        table.add("canary", "an agent that asks for it is suspended, unless [anomaly] says otherwise");
+    }
     for version in &credential.versions {
         let mut text =
             format!("{}, {}, stored {}", version.version, counted(version.size, "byte"), version.created);

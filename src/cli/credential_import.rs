@@ -62,6 +62,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ImportArgs) -> Result<E
             agent: None,
             value,
             expires_at: None,
+            canary: false,
         };
         let path = "/v1/credentials/put";
         let put = client::post::<PutCredentialResponse>(&common.admin_socket, path, &request).await;

@@ -94,6 +94,11 @@ pub(super) const TENANT: &str = "Examples:
   hostbadge tenant list
   hostbadge tenant rm acme";
 
+pub(super) const ANOMALY: &str = "Examples:
+  hostbadge anomaly list
+  hostbadge anomaly show researcher
+  hostbadge anomaly resume researcher";
+
 pub(super) const REVOKE: &str = "Examples:
   hostbadge revoke token < token.jwt
   hostbadge revoke agent researcher --reason \"its key was in a log\"

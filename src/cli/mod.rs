@@ -7,6 +7,7 @@ mod agent;
 mod agent_lint;
 mod agent_list;
 mod agent_new;
+mod anomaly;
 mod attest;
 mod audit;
 mod audit_cursor;
@@ -155,6 +156,9 @@ enum CliSubcommand {
     /// Revoke a token, an agent, or all of an owner, tenant or key (administrators)
     #[command(subcommand, after_long_help = examples::REVOKE)]
     Revoke(revoke::RevokeSubcommand),
+    /// List what agents did that they did not before, and resume an agent that a rule suspended (administrators)
+    #[command(subcommand, after_long_help = examples::ANOMALY)]
+    Anomaly(anomaly::AnomalySubcommand),
     /// Revoke everything, and issue nothing until thaw (administrators)
     Freeze(revoke::FreezeArgs),
     /// Issue again after freeze (root only). What was issued before stays revoked
@@ -246,6 +250,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Key(subcommand) => key::run(common, &subcommand).await,
         CliSubcommand::Leak(arguments) => leak::run(common, &arguments).await,
         CliSubcommand::Hygiene(arguments) => hygiene::run(common, &arguments),
+        CliSubcommand::Anomaly(subcommand) => anomaly::run(common, &subcommand).await,
         CliSubcommand::Selftest(arguments) => selftest::run(common, &arguments).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,

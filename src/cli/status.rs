@@ -107,6 +107,10 @@ fn print_status(status: &StatusResponse) -> Result<(), CliError> {
         let lists = counted(status.status_lists.lists, "status list");
         table.add("tokens", format!("{} in {lists}", status.status_lists.tokens));
     }
+    if status.anomalies.alerts > 0 {
+        let alerts = counted(status.anomalies.alerts, "alert");
+        table.add("anomalies", format!("{alerts} in the last 24 hours; hostbadge anomaly list has them"));
+    }
     if let Some(problem) = &status.admin_group.problem {
         table.add("admin group", format!("{}: {problem}", status.admin_group.name));
     }

@@ -1,5 +1,6 @@
 //! The keys of the configuration file.
 
+use super::anomaly::AnomalySection;
 use super::schema::{Key, Kind};
 
 const SECONDS: Kind = Kind::Duration("\"5s\"");
@@ -92,6 +93,7 @@ pub(super) const KEYS: &[Key] = &[
             Key::optional("every", SECONDS),
         ]),
     ),
+    Key::optional("anomaly", Kind::Table(AnomalySection::KEYS)),
     Key::optional(
         "log",
         Kind::Table(&[

@@ -1,5 +1,6 @@
 //! The daemon's configuration: one TOML file, in which every key is optional.
 
+mod anomaly;
 mod audit;
 mod checks;
 mod dev;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+pub use anomaly::{AnomalyAction, AnomalyActions, AnomalyRule, AnomalySection, RawAgentAnomaly};
 pub use audit::{AuditSection, AuditSync, CheckpointSettings, KeepLimits};
 use checks::{
     check_certificates, check_issuer, check_keys, check_limits, check_seal, check_tokens, check_trust_domain,
@@ -85,6 +87,8 @@ pub struct Config {
     pub policy: PolicySection,
     /// The table `[posture]`.
     pub posture: PostureSection,
+    /// The table `[anomaly]`.
+    pub anomaly: AnomalySection,
     /// The table `[audit]`.
     pub audit: AuditSection,
     /// The table `[log]`.
@@ -129,6 +133,8 @@ struct ConfigFile {
     policy: PolicySection,
     #[serde(default)]
     posture: OptionalSpan<PostureSection>,
+    #[serde(default)]
+    anomaly: AnomalySection,
     #[serde(default)]
     audit: AuditSection,
     #[serde(default)]
@@ -259,6 +265,7 @@ impl Config {
             seal,
             limits,
             posture,
+            anomaly: config_file.anomaly,
             audit: config_file.audit,
             log: config_file.log,
             admin: config_file.admin,

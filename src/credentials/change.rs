@@ -33,6 +33,8 @@ pub struct NewVersion {
     pub value: SecretValue,
     /// From when on it is not released; `None` where it does not expire.
     pub expires: Expiry,
+    /// Whether the credential is a canary. A later version is what the first one was.
+    pub is_canary: bool,
 }
 
 impl OpenCredentials {
@@ -61,7 +63,7 @@ impl OpenCredentials {
             self.rows.compartments.insert(at, row);
             self.compartments.insert(tenant.clone(), compartment);
         }
-        self.insert(new, 1, now)?;
+        self.insert(new, new.is_canary, 1, now)?;
         Ok(1)
     }
 
@@ -97,8 +99,9 @@ impl OpenCredentials {
                 row.retires = Some(row.retires.map_or(retires, |earlier| earlier.min(retires)));
             }
         }
+        let is_canary = self.is_canary(&new.holder, &new.name);
         self.retire_due(now);
-        self.insert(new, latest + 1, now)?;
+        self.insert(new, is_canary, latest + 1, now)?;
         Ok(latest + 1)
     }
 
@@ -197,8 +200,14 @@ impl OpenCredentials {
         reports(&self.rows.credentials).into_iter().filter(is_of_tenant).count()
     }
 
-    fn insert(&mut self, new: &NewVersion, version: u64, now: Timestamp) -> Result<(), Error> {
-        let NewVersion { holder, name, value, expires } = new;
+    fn insert(
+        &mut self,
+        new: &NewVersion,
+        is_canary: bool,
+        version: u64,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let NewVersion { holder, name, value, expires, .. } = new;
         if expires.is_some_and(|expires| expires <= now) {
             return Err(Error::ExpiresInThePast);
         }
@@ -213,6 +222,7 @@ impl OpenCredentials {
             retires: None,
             size: value.as_str().len() as u64,
             ciphertext,
+            is_canary,
         };
         let total: usize = self.rows.credentials.iter().map(|row| row.ciphertext.len()).sum();
         if total + row.ciphertext.len() > MAX_TOTAL_SIZE {
@@ -235,7 +245,13 @@ mod tests {
 
     fn new(tenant: &str, name: &str, value: &str) -> NewVersion {
         let value = SecretValue::new(Zeroizing::new(value.to_owned())).unwrap();
-        NewVersion { holder: Holder::shared(tenant), name: name.into(), value, expires: None }
+        NewVersion {
+            holder: Holder::shared(tenant),
+            name: name.into(),
+            value,
+            expires: None,
+            is_canary: false,
+        }
     }
 
     fn put(open: &mut OpenCredentials, new: &NewVersion) -> Result<u64, Error> {

@@ -118,6 +118,7 @@ mod tests {
             retires: None,
             size: 6,
             ciphertext,
+            is_canary: false,
         }
     }
 

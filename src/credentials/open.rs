@@ -51,6 +51,11 @@ impl OpenCredentials {
         &rows[start..end]
     }
 
+    /// Whether a credential is a canary.
+    pub fn is_canary(&self, holder: &Holder, name: &str) -> bool {
+        self.versions(holder, name).iter().any(|row| row.is_canary)
+    }
+
     /// The version that is released: the latest that is in force, or the requested one.
     ///
     /// # Errors

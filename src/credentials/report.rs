@@ -12,6 +12,8 @@ pub struct CredentialReport {
     pub agent: Option<String>,
     /// The credential's name.
     pub name: String,
+    /// Whether nobody should ask for it.
+    pub is_canary: bool,
     /// Its versions, the latest last.
     pub versions: Vec<VersionReport>,
 }
@@ -54,6 +56,7 @@ pub(super) fn reports(rows: &[CredentialRow]) -> Vec<CredentialReport> {
             tenant: Some(first.tenant.clone()).filter(|tenant| !tenant.is_empty()),
             agent: Some(first.agent.clone()).filter(|agent| !agent.is_empty()),
             name: first.name.clone(),
+            is_canary: versions.iter().any(|row| row.is_canary),
             versions: versions.iter().map(VersionReport::from).collect(),
         })
     };

@@ -179,6 +179,13 @@ impl CredentialStore {
         Ok(reports(&self.opened()?.rows.credentials))
     }
 
+    /// Whether what an agent of a tenant gets under this name is a canary; not while the database is not open, in which
+    /// nothing is released.
+    pub fn is_canary(&self, tenant: &str, agent: &str, name: &str) -> bool {
+        let Some(open) = self.0.open.load_full() else { return false };
+        open.is_canary(&open.holder_for(tenant, agent, name), name)
+    }
+
     /// Decrypts the value that was permitted.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::activity_loader::{self, ActivityHandle};
 use super::admin_group::{self, AdminGroupHandle};
+use super::anomaly_monitor::{self, AnomalyHandle};
 use super::arguments::Arguments;
 use super::ca_manager::{self, CaHandle};
 use super::checkpointer::{self, CheckpointHandle};
@@ -87,6 +88,7 @@ struct App {
     revocations: RevocationHandle,
     status_lists: StatusListHandle,
     activity: ActivityHandle,
+    anomalies: AnomalyHandle,
     invocations: InvocationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
@@ -119,6 +121,7 @@ impl App {
         let credentials = credential_manager::spawn(parts.credential_deps(&issuer), &mut startup);
         let status_lists = status_list_manager::spawn(parts.status_lists(), &mut startup);
         let activity = activity_loader::spawn(parts.activity_deps(&config));
+        let anomalies = anomaly_monitor::spawn(parts.anomaly_deps(&config));
         let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
         let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
         let checkpoints = checkpointer::spawn(parts.checkpoint_deps(&config, &issuer));
@@ -142,6 +145,7 @@ impl App {
             revocations,
             status_lists,
             activity,
+            anomalies,
             invocations,
             posture,
             servers,
@@ -198,6 +202,7 @@ impl App {
         self.activity.stop().await;
         self.servers.drain().await;
         let tpm = self.issuer.tpm.clone();
+        self.anomalies.stop().await;
         self.invocations.stop().await;
         self.revocations.stop().await;
         self.status_lists.stop().await;

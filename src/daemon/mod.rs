@@ -21,6 +21,8 @@
 
 mod activity_loader;
 mod admin_group;
+mod alert_sender;
+mod anomaly_monitor;
 mod app;
 mod arguments;
 mod audit_ext;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::activity_loader::ActivityDeps;
+use super::alert_sender::ALERT_SOCKET;
+use super::anomaly_monitor::AnomalyDeps;
 use super::ca_manager::CaDeps;
 use super::checkpointer::CheckpointDeps;
 use super::credential_manager::CredentialDeps;
@@ -11,6 +13,7 @@ use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use super::revocation_manager::RevocationDeps;
 use crate::agents::{AgentRegistry, AgentSet, AgentSource};
+use crate::anomaly::Anomalies;
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
@@ -43,6 +46,7 @@ pub(super) struct Parts {
     revocations: Revocations,
     status_lists: StatusLists,
     invocations: Invocations,
+    anomalies: Anomalies,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
     enrollment: Enrollment,
@@ -67,10 +71,16 @@ impl Parts {
         if let Some(problem) = hidden_processes() {
             tracing::warn!("{problem}");
         }
+        let credentials = CredentialStore::new(&paths.state, clock.clone());
+        let anomalies = Anomalies::new(clock.clone(), config.policy.timezone.clone(), config.anomaly.learn);
+        let stored = credentials.clone();
+        anomalies.set_canaries(Box::new(move |tenant, agent, name| stored.is_canary(tenant, agent, name)));
+        audit.watch(anomalies.clone());
         Parts {
             audit,
+            anomalies,
             clock_state: ClockState::new(clock.clone()),
-            credentials: CredentialStore::new(&paths.state, clock.clone()),
+            credentials,
             revocations: Revocations::new(&paths.state, clock.clone()),
             status_lists: StatusLists::new(
                 &paths.state,
@@ -183,6 +193,20 @@ impl Parts {
         }
     }
 
+    /// For the anomaly monitor.
+    pub fn anomaly_deps(&self, config: &Config) -> AnomalyDeps {
+        AnomalyDeps {
+            anomalies: self.anomalies.clone(),
+            actions: config.anomaly.actions(),
+            agents: self.agents.clone(),
+            revocations: self.revocations.clone(),
+            issuer: self.issuer.clone(),
+            audit: self.audit.clone(),
+            state_dir: config.paths.state.clone(),
+            socket: config.paths.run.join(ALERT_SOCKET),
+        }
+    }
+
     /// For the component that makes checkpoints.
     pub fn checkpoint_deps(&self, config: &Config, issuer: &IssuerHandle) -> CheckpointDeps {
         CheckpointDeps {
@@ -235,6 +259,8 @@ impl Parts {
             credentials: self.credentials,
             revocations: self.revocations,
             invocations: self.invocations,
+            anomalies: self.anomalies,
+            anomaly_actions: config.anomaly.actions(),
             signals: config.signals.clone(),
             status_lists: self.status_lists.clone(),
             service_manager: ServiceManager::from_env(),

@@ -143,6 +143,8 @@ fn of_refusal(has_peer: bool, request: Option<&str>, has_audience: bool) -> Kind
 fn of_change(event: Event) -> Option<(Change, &'static str)> {
     Some(match event {
         Event::AgentOffboarded => (Change::Delete, "agent"),
+        Event::AgentResumed => (Change::Resume, "agent"),
+        Event::AgentSuspended => (Change::Suspend, "agent"),
         Event::AgentsReloaded | Event::AgentsRejected | Event::ChangePending => (Change::Update, "agents"),
         Event::CaCertified => (Change::Enable, "certificate authority"),
         Event::CaBlocked => (Change::Disable, "certificate authority"),

@@ -16,6 +16,7 @@ use super::DigestError;
 use super::reader::{Readers, Request};
 use super::sha256_digest::Sha256Digest;
 use super::sys::{self, FileId};
+use crate::digest::sha256;
 
 /// The executable of one process at the time of one snapshot. It is not open: only a condition on its digest
 /// has it read.
@@ -52,6 +53,19 @@ impl Executable {
     /// Identifies the file.
     pub(super) fn id(&self) -> &FileId {
         &self.id
+    }
+
+    /// A digest of what distinguishes the file from another one at the same path, also after a start of the host:
+    /// the numbers of mounts and devices may be others then.
+    pub(super) fn file_digest(&self) -> [u8; 8] {
+        let FileId { inode, size, mtime, ctime, .. } = self.id;
+        let numbers = [inode, size, mtime.0 as u64, mtime.1.into(), ctime.0 as u64, ctime.1.into()];
+        let mut bytes = [0; 48];
+        for (chunk, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+            chunk.copy_from_slice(&number.to_be_bytes());
+        }
+        let digest = sha256(&bytes);
+        std::array::from_fn(|at| digest[at])
     }
 
     /// The user of the process.

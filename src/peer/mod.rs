@@ -61,7 +61,7 @@ pub use service_manager::ServiceManager;
 pub use sha256_digest::{ParseDigestError, Sha256Digest};
 pub use sys::own_received_fd;
 pub use tracker::PeerTracker;
-pub use unit_files::{UNIT_DIRS, UnitFilesError, UnitNames, unit_files};
+pub use unit_files::{UNIT_DIRS, UnitFilesError, UnitNames, unit_digest, unit_files};
 pub use visibility::hidden_processes;
 
 use crate::mutex::lock;
@@ -149,6 +149,12 @@ impl PeerInfo {
     /// namespace, a user can place any file at any path.
     pub fn exe(&self) -> Option<&PathBuf> {
         self.exe.as_ref().map(|exe| &exe.path)
+    }
+
+    /// Returns what distinguishes the executable's file from another one at the same path: a digest of its inode, its
+    /// size and its times, without its content. It is the same after a start of the host.
+    pub fn exe_file_id(&self) -> Option<[u8; 8]> {
+        self.exe.as_ref().map(|exe| exe.file_digest())
     }
 
     /// Returns the SHA-256 digest of the executable if one of the two methods below has returned it.

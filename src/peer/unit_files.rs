@@ -87,7 +87,10 @@ impl UnitNames {
 }
 
 /// Returns the digest over the unit's file and drop-ins. Blocking, for the time of a few local reads.
-pub(super) fn unit_digest(unit: &str) -> Result<Sha256Digest, UnitFilesError> {
+///
+/// # Errors
+/// A [`UnitFilesError`] if the unit has no file, or one of its files cannot be read.
+pub fn unit_digest(unit: &str) -> Result<Sha256Digest, UnitFilesError> {
     unit_digest_in(&UNIT_DIRS.map(Path::new), unit)
 }
 

@@ -35,7 +35,7 @@ use std::time::Duration;
 pub use error::Error;
 pub use handle::{NewRevocation, Outcome, Revocations};
 pub use nonces::{InvalidNonce, NONCE_TTL};
-pub use record::{EndedInvocation, Revocation};
+pub use record::{EndedInvocation, Revocation, revoked_by_rule};
 pub use set::{IssuedToken, RevocationSet};
 pub use target::{Target, TargetKind};
 pub use tokens::TokenKey;

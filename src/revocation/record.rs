@@ -47,10 +47,23 @@ pub struct Revocation {
     pub is_guarded: bool,
 }
 
+/// Who revoked what a rule for anomalies revoked: the name of the rule follows.
+const RULE_PREFIX: &str = "rule ";
+
+/// Who revokes what this rule for anomalies revokes.
+pub fn revoked_by_rule(rule: &str) -> String {
+    format!("{RULE_PREFIX}{rule}")
+}
+
 impl Revocation {
     /// The same without effect on new requests, from `now` on.
     pub(super) fn lifted(&self, now: Timestamp) -> Revocation {
         Revocation { is_blocking: false, lapses: Some(lapses_after(now)), ..self.clone() }
+    }
+
+    /// The rule for anomalies that revoked it; `None` if somebody else did.
+    pub fn rule(&self) -> Option<&str> {
+        self.revoked_by.strip_prefix(RULE_PREFIX)
     }
 
     /// One line for callers and records.

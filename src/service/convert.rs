@@ -200,6 +200,7 @@ impl StoredCredential {
             name: report.name.clone(),
             tenant: report.tenant.clone(),
             agent: report.agent.clone(),
+            canary: report.is_canary,
             versions: report.versions.iter().map(version).collect(),
             agents: agents.filter_map(may_use).collect(),
         }

@@ -99,13 +99,14 @@ impl IdentityService {
         admin: &RootAdmin,
         request: PutCredentialRequest,
     ) -> Result<PutCredentialResponse, AdminError> {
-        let PutCredentialRequest { name, tenant, agent, value, expires_at: expires } = request;
+        let PutCredentialRequest { name, tenant, agent, value, expires_at: expires, canary } = request;
         let holder = self.holder_of_new(&name, tenant, agent)?;
         let value = SecretValue::new(value).map_err(|e| InvalidRequest::new(e.to_string()))?;
-        let label = format!("the credential {name}{holder}");
+        let kind = if canary { "canary credential" } else { "credential" };
+        let label = format!("the {kind} {name}{holder}");
         let stored = async {
             let stored_for = holder.tenant.clone();
-            let new = NewVersion { holder, name: name.clone(), value, expires };
+            let new = NewVersion { holder, name: name.clone(), value, expires, is_canary: canary };
             self.audit.ensure_writable()?;
             let quota = self.deps.limiter.tenants().of(Some(&stored_for)).credentials;
             let version = self.deps.credentials.put(new, quota).await?;
@@ -135,7 +136,7 @@ impl IdentityService {
         let label = format!("the credential {name}{holder}");
         let stored = async {
             let stored_for = holder.tenant.clone();
-            let new = NewVersion { holder, name: name.clone(), value, expires };
+            let new = NewVersion { holder, name: name.clone(), value, expires, is_canary: false };
             self.audit.ensure_writable()?;
             let version = self.deps.credentials.rotate(new, overlap).await?;
             let earlier = match overlap.as_secs() {

@@ -11,9 +11,10 @@ use super::request_metrics::RequestMetrics;
 use super::status_list_cache::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
+use crate::anomaly::Anomalies;
 use crate::audit::Audit;
 use crate::clock::{Clock, ClockState, Timestamp};
-use crate::config::SignalSection;
+use crate::config::{AnomalyActions, SignalSection};
 use crate::credentials::CredentialStore;
 use crate::federation::Federation;
 use crate::invocations::Invocations;
@@ -44,6 +45,10 @@ pub struct ServiceDeps {
     pub revocations: Revocations,
     /// The invocations in which something was issued.
     pub invocations: Invocations,
+    /// What agents did, and the alerts about them.
+    pub anomalies: Anomalies,
+    /// What rules do, where an agent's file does not say it.
+    pub anomaly_actions: AnomalyActions,
     /// The issuers whose signals revoke.
     pub signals: Vec<SignalSection>,
     /// Which index each token has in the status lists.

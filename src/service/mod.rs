@@ -16,6 +16,7 @@
 
 mod admin;
 mod admin_command;
+mod anomalies;
 mod attest;
 mod authenticate;
 mod bundle_cache;

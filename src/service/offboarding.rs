@@ -67,6 +67,7 @@ impl IdentityService {
         self.record_offboarding(admin, (name, tenant), &destroyed, &shared).await;
         if remove_usage {
             self.audit.activity().forget(name);
+            self.deps.anomalies.forget(name);
         }
         let revocation = self.deps.revocations.current().get(target).map(|revocation| RevocationClaim {
             epoch: revocation.epoch,

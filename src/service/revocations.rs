@@ -195,6 +195,9 @@ impl IdentityService {
         let lifted = async {
             self.audit.ensure_writable()?;
             self.deps.revocations.lift(&target).await?;
+            if target.kind() == TargetKind::Agent {
+                self.deps.anomalies.resume(target.value());
+            }
             let (event, what) = match target.kind() {
                 TargetKind::Everything => (Event::HostThawed, "thawed this host".to_owned()),
                 _ => (Event::RevocationLifted, format!("lifted the revocation of {target}")),

@@ -60,6 +60,7 @@ impl IdentityService {
                     problem: report.problem,
                 }
             },
+            anomalies: self.anomalies_status(),
             admin_group: AdminGroupStatus {
                 name: deps.admin_policy.admin_group.clone(),
                 gid: deps.admin_policy.group_number().ok(),

@@ -18,6 +18,7 @@ impl IdentityService {
             self.credentials_warning(),
             self.own_credentials_warning(),
             self.freeze_warning(),
+            self.suspension_warning(),
             self.revocations_warning(),
             self.status_lists_warning(),
             self.deps.invocations.fault(),

@@ -13,19 +13,21 @@ use super::columns::{append, number, optional_number, signed};
 use super::database::{Database, Schema};
 use crate::digest::sha256;
 
-/// Format 2. Format 1 had no credentials of single agents.
+/// Format 3. Format 1 had no credentials of single agents, format 2 no canaries.
 const SCHEMA: Schema = Schema {
     application_id: 0x6862_6372, // "hbcr"
-    version: 2,
+    version: 3,
     sql: "CREATE TABLE compartment (
               tenant TEXT PRIMARY KEY NOT NULL, host_id TEXT NOT NULL, encrypted_key TEXT NOT NULL
           ) WITHOUT ROWID;
           CREATE TABLE credential (
               tenant TEXT NOT NULL, agent TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
               created INTEGER NOT NULL, expires INTEGER, retires INTEGER, size INTEGER NOT NULL,
-              ciphertext TEXT NOT NULL, PRIMARY KEY (tenant, agent, name, version)
+              ciphertext TEXT NOT NULL, canary INTEGER NOT NULL DEFAULT 0,
+              PRIMARY KEY (tenant, agent, name, version)
           ) WITHOUT ROWID;",
-    migrations: &["ALTER TABLE credential RENAME TO credential_1;
+    migrations: &[
+        "ALTER TABLE credential RENAME TO credential_1;
           CREATE TABLE credential (
               tenant TEXT NOT NULL, agent TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL,
               created INTEGER NOT NULL, expires INTEGER, retires INTEGER, size INTEGER NOT NULL,
@@ -33,7 +35,9 @@ const SCHEMA: Schema = Schema {
           ) WITHOUT ROWID;
           INSERT INTO credential (tenant, agent, name, version, created, expires, retires, size, ciphertext)
               SELECT tenant, '', name, version, created, expires, retires, size, ciphertext FROM credential_1;
-          DROP TABLE credential_1;"],
+          DROP TABLE credential_1;",
+        "ALTER TABLE credential ADD COLUMN canary INTEGER NOT NULL DEFAULT 0;",
+    ],
 };
 
 /// The key of a tenant's credentials.
@@ -68,6 +72,8 @@ pub struct CredentialRow {
     pub size: u64,
     /// The value, encrypted under the key of the compartment.
     pub ciphertext: String,
+    /// Whether nobody should ask for it: whoever does has looked for secrets.
+    pub is_canary: bool,
 }
 
 /// All rows of the database, in the order of their keys.
@@ -117,8 +123,8 @@ impl CredentialRows {
         }
     }
 
-    /// SHA-256 over the length and the bytes of every value of every row. That of rows without an agent is the same
-    /// as in format 1.
+    /// SHA-256 over the length and the bytes of every value of every row. That of rows without an agent
+    /// that are no canaries is the same as in format 1, and that of other rows that are none as in format 2.
     pub fn digest(&self) -> [u8; 32] {
         let mut bytes = Vec::new();
         for row in &self.compartments {
@@ -128,7 +134,12 @@ impl CredentialRows {
             }
         }
         for row in &self.credentials {
-            bytes.push(if row.agent.is_empty() { 1 } else { 2 });
+            bytes.push(match (row.agent.is_empty(), row.is_canary) {
+                (true, false) => 1,
+                (false, false) => 2,
+                (true, true) => 3,
+                (false, true) => 4,
+            });
             // The ciphertext by its digest, so that the bytes of all rows need little memory.
             let ciphertext = sha256(row.ciphertext.as_bytes());
             for text in [row.tenant.as_bytes(), row.name.as_bytes(), &ciphertext] {
@@ -152,7 +163,7 @@ fn read_rows(transaction: &Transaction<'_>) -> rusqlite::Result<CredentialRows> 
         Ok(CompartmentRow { tenant: row.get(0)?, host_id: row.get(1)?, encrypted_key: row.get(2)? })
     })?;
     let mut credentials = transaction.prepare(
-        "SELECT tenant, name, version, created, expires, retires, size, ciphertext, agent FROM credential
+        "SELECT tenant, name, version, created, expires, retires, size, ciphertext, agent, canary FROM credential
          ORDER BY tenant, agent, name, version",
     )?;
     let credentials = credentials.query_map([], |row| {
@@ -166,6 +177,7 @@ fn read_rows(transaction: &Transaction<'_>) -> rusqlite::Result<CredentialRows> 
             size: number(row, 6)?,
             ciphertext: row.get(7)?,
             agent: row.get(8)?,
+            is_canary: row.get(9)?,
         })
     })?;
     Ok(CredentialRows {
@@ -199,8 +211,8 @@ fn write_difference(
     for row in after.difference(&before) {
         transaction.execute(
             "INSERT INTO credential
-                 (tenant, name, version, created, expires, retires, size, ciphertext, agent)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                 (tenant, name, version, created, expires, retires, size, ciphertext, agent, canary)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             params![
                 row.tenant,
                 row.name,
@@ -210,7 +222,8 @@ fn write_difference(
                 row.retires.map(signed).transpose()?,
                 signed(row.size)?,
                 row.ciphertext,
-                row.agent
+                row.agent,
+                row.is_canary
             ],
         )?;
     }
@@ -234,6 +247,7 @@ mod tests {
             retires: None,
             size: 6,
             ciphertext: format!("ciphertext of {name} {version}"),
+            is_canary: false,
         }
     }
 
@@ -255,7 +269,7 @@ mod tests {
         CredentialRows::replace(&path, &CredentialRows::default(), &first).unwrap();
         assert_eq!(CredentialRows::read(&path).unwrap(), Some(first.clone()));
         let retired = CredentialRow { retires: Some(1_750_000_000), ..row("a", 1) };
-        let second = rows(vec![retired, row("a", 2)]);
+        let second = rows(vec![retired, CredentialRow { is_canary: true, ..row("a", 2) }]);
         CredentialRows::replace(&path, &first, &second).unwrap();
         assert_eq!(CredentialRows::read(&path).unwrap(), Some(second.clone()));
         let conflict = CredentialRows::replace(&path, &first, &second).unwrap_err();
@@ -280,6 +294,8 @@ mod tests {
             CredentialRow { expires: None, retires: base.expires, ..base.clone() },
             CredentialRow { size: 7, ..base.clone() },
             CredentialRow { ciphertext: "x".into(), ..base.clone() },
+            CredentialRow { is_canary: true, ..base.clone() },
+            CredentialRow { is_canary: true, agent: "t".into(), ..base.clone() },
         ];
         let digests: std::collections::HashSet<_> =
             variants.iter().map(|row| rows(vec![row.clone()]).digest()).collect();

@@ -377,6 +377,9 @@ pub struct AuditRecord {
     /// Error code of a refusal, as in [`ErrorResponse`](super::error::ErrorResponse).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The rule that found something about the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// One line for a person. As all texts, cut at a length: it then ends in `…` with the length and the
     /// SHA-256 digest of the whole text.
     #[serde(default, skip_serializing_if = "Option::is_none")]

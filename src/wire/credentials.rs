@@ -52,6 +52,9 @@ pub struct StoredCredential {
     /// The agent whose own it is, and which alone may use it; absent where all agents of the tenant may.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
+    /// Whether it is a canary: nobody should ask for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canary: bool,
     /// Its versions, the latest last.
     pub versions: Vec<StoredVersion>,
     /// The registered agents that may use it, in alphabetical order.
@@ -118,6 +121,9 @@ pub struct PutCredentialRequest {
     /// From when on it is not released; never if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// Whether it is a canary: an agent that asks for it is suspended, unless `[anomaly]` says otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub canary: bool,
 }
 
 /// `POST /v1/credentials/rotate`: a new version of a credential.

@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod anomaly;
 pub mod change;
 pub mod clock;
 pub mod comparison;

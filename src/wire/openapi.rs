@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, change, clock, comparison, credentials, enroll, error, keys, leak, lifecycle, offboarding,
-    policy, posture, revocation, signal, status, tenants,
+    admin, agent, anomaly, change, clock, comparison, credentials, enroll, error, keys, leak, lifecycle,
+    offboarding, policy, posture, revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -83,6 +83,7 @@ fn type_schemas() -> Map<String, Value> {
     let mut requests = SchemaSettings::draft2020_12().for_deserialize().into_generator();
     requests.subschema_for::<admin::ReloadRequest>();
     requests.subschema_for::<change::ApproveRequest>();
+    requests.subschema_for::<anomaly::ResumeRequest>();
     requests.subschema_for::<agent::AttestRequest>();
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();
@@ -108,6 +109,9 @@ fn type_schemas() -> Map<String, Value> {
 
     let mut responses = SchemaSettings::draft2020_12().for_serialize().into_generator();
     responses.subschema_for::<admin::Agent>();
+    responses.subschema_for::<anomaly::AgentAnomalies>();
+    responses.subschema_for::<anomaly::AnomaliesResponse>();
+    responses.subschema_for::<anomaly::ResumeResponse>();
     responses.subschema_for::<tenants::RemoveTenantResponse>();
     responses.subschema_for::<tenants::Tenant>();
     responses.subschema_for::<leak::LeakResponse>();

@@ -58,6 +58,9 @@ pub struct StatusResponse {
     pub credentials: CredentialsStatus,
     /// The status lists of tokens.
     pub status_lists: StatusListsStatus,
+    /// What rules found about agents.
+    #[serde(default)]
+    pub anomalies: AnomaliesStatus,
     /// The group of administrators.
     pub admin_group: AdminGroupStatus,
     /// The bundles of other trust domains.
@@ -85,6 +88,16 @@ pub struct CredentialsStatus {
     pub stored: Option<usize>,
     /// Why they are not available; `null` where they are.
     pub blocked_reason: Option<String>,
+}
+
+/// What rules found about agents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct AnomaliesStatus {
+    /// Alerts of the last 24 hours, of the latest 256.
+    pub alerts: usize,
+    /// Agents that are suspended by a rule.
+    pub suspended: usize,
 }
 
 /// The status lists of tokens.

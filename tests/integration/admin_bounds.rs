@@ -171,6 +171,7 @@ fn failing(path: &str) -> Value {
         "/v1/revocations/revoke" => json!({ "agent": "none" }),
         "/v1/revocations/lift" => json!({ "agent": "none" }),
         "/v1/revocations/signal" => json!({ "set": "abcdefgh" }),
+        "/v1/anomalies/resume" => json!({ "agent": "none" }),
         "/v1/leak" => json!({ "jti": "" }),
         "/v1/freeze" => json!({ "reason": "\n" }),
         "/v1/agents/offboard" => json!({ "name": "none" }),

@@ -5,6 +5,7 @@ mod admin_bounds;
 mod agent_lifecycle;
 mod agents_d;
 mod agents_missing;
+mod anomalies;
 mod attestation;
 mod audit;
 mod audit_checkpoints;

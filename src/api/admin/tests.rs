@@ -60,6 +60,7 @@ fn commands_that_equal_holding_the_keys_are_for_root() {
             "/v1/keys/accept",
             "/v1/revocations/accept",
             "/v1/revocations/lift",
+            "/v1/anomalies/resume",
             "/v1/thaw",
             "/v1/tenants/remove",
             "/v1/posture/accept",

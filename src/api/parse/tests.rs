@@ -30,6 +30,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
         "remove" => remove_credential_request(body).map(drop),
         "offboard" => offboard_request(body).map(drop),
         "remove tenant" => remove_tenant_request(body).map(drop),
+        "resume" => resume_request(body).map(drop),
         "revoke own" => revoke_own_request(body).map(drop),
         "revoke" => revoke_request(body).map(drop),
         "freeze" => freeze_request(body).map(drop),
@@ -41,7 +42,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
 }
 
 /// A valid object and the array of the same values, for each request that the sockets take.
-const REQUESTS: [(&str, &str, &str); 24] = [
+const REQUESTS: [(&str, &str, &str); 25] = [
     ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
     ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
     ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -61,6 +62,7 @@ const REQUESTS: [(&str, &str, &str); 24] = [
     ("remove", r#"{"name":"n"}"#, r#"["n"]"#),
     ("offboard", r#"{"name":"n"}"#, r#"["n"]"#),
     ("remove tenant", r#"{"name":"n"}"#, r#"["n"]"#),
+    ("resume", r#"{"agent":"a"}"#, r#"["a"]"#),
     ("revoke own", r#"{"token":"secret"}"#, r#"["secret"]"#),
     ("revoke", r#"{"token":"secret"}"#, r#"["secret"]"#),
     ("freeze", r#"{"reason":"r"}"#, r#"["r"]"#),

@@ -2,6 +2,7 @@
 
 use super::super::event::{Event, Outcome};
 use super::{Record, described, name};
+use crate::anomaly::Alert;
 use crate::clock::Timestamp;
 
 impl<'a> Record<'a> {
@@ -18,6 +19,28 @@ impl<'a> Record<'a> {
         time: Timestamp,
     ) -> Record<'a> {
         Record { tenant: tenant.map(name), ..Record::for_event(event, detail, time) }
+    }
+
+    /// An event without a caller that concerns one agent.
+    pub(in crate::audit) fn for_agent_event(
+        event: Event,
+        agent: &'a str,
+        tenant: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record { agent: Some(name(agent)), ..Record::for_tenant_event(event, tenant, detail, time) }
+    }
+
+    /// What a rule found, or what follows from it.
+    pub(in crate::audit) fn for_alert(
+        event: Event,
+        alert: &'a Alert,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        let (rule, tenant) = (Some(alert.rule.name()), alert.tenant.as_deref());
+        Record { rule, ..Record::for_agent_event(event, &alert.agent, tenant, detail, time) }
     }
 
     /// An event without a caller that concerns one token.

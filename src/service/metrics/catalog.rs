@@ -73,6 +73,10 @@ metrics! {
     AUDIT_PROBLEM = Gauge "audit_disk_problem" ["problem"] "1 for what is wrong with the disk of the audit log although it can be written";
     JOURNAL_DROPPED = Counter "journal_dropped_entries" [] "Journal entries that were dropped because the journal did not read in time";
 
+    ANOMALY_ALERTS = Counter "anomaly_alerts" ["rule"] "Alerts of each rule for anomalies";
+    ANOMALY_DROPPED = Counter "anomaly_dropped_alerts" [] "Alerts that were not recorded, because too many came at once";
+    SUSPENDED_AGENTS = Gauge "suspended_agents" [] "Agents that a rule for anomalies has suspended";
+
     RESIDENT = Gauge "process_resident_memory" in Bytes [] "Memory that the daemon occupies";
     VIRTUAL = Gauge "process_virtual_memory" in Bytes [] "Address space of the daemon";
     CPU = Counter "process_cpu" in Seconds [] "Processor time of the daemon";

@@ -5,6 +5,7 @@
 //! many as the configuration or the request says.
 
 mod agents;
+mod anomalies;
 mod audit;
 mod catalog;
 mod host;
@@ -53,6 +54,7 @@ impl IdentityService {
         self.add_tpm(&mut exposition);
         self.add_keys(&mut exposition);
         self.add_audit(&mut exposition);
+        self.add_anomalies(&mut exposition);
         add_process(&mut exposition, ProcessUsage::read());
         self.add_agents(&mut exposition, query.agents.unwrap_or(self.deps.agent_series));
         let text = exposition.into_text(query.format).map_err(AdminError::Metrics)?;

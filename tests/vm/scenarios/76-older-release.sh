@@ -96,7 +96,7 @@ dpkg-deb -Znone -b /root/newer /root/newer.deb
 install /root/newer.deb
 systemctl start hostbadged.service
 wait_for "the credentials" value bin relay
-expect 2 format $database
+expect 3 format $database
 show cmp /root/older.db $database.format-1
 expect "hostbadge 600" stat -c '%U %a' $database.format-1
 is_complete
@@ -119,9 +119,9 @@ say "The older release refuses the newer database, and names the ways back"
 systemctl stop hostbadged.service
 if [ "$older" = "$vm/hostbadge.deb" ]; then
     # As the release after this one would leave it.
-    cp -p $database $database.format-2
-    sqlite3 $database "PRAGMA user_version = 3"
-    copy=$database.format-2
+    cp -p $database $database.format-3
+    sqlite3 $database "PRAGMA user_version = 4"
+    copy=$database.format-3
     systemctl start hostbadged.service
 else
     copy=$database.format-1
@@ -137,7 +137,7 @@ refused value bin relay
 
 say "The first way: the newer release is installed again, and nothing is lost"
 systemctl stop hostbadged.service
-[ "$older" != "$vm/hostbadge.deb" ] || sqlite3 $database "PRAGMA user_version = 2"
+[ "$older" != "$vm/hostbadge.deb" ] || sqlite3 $database "PRAGMA user_version = 3"
 install /root/newer.deb
 systemctl start hostbadged.service
 wait_for "the credentials" value bin relay

@@ -1,0 +1,397 @@
+//! The profiles of all agents, and the alerts about them.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::alert::{Alert, StoredAlert};
+use super::file::{self, AnomalyFile};
+use super::observation::{Act, Observation, name_digest};
+use super::profile::{Context, Finding, Profile};
+use super::report::ProfileReport;
+use super::{CLOCK_REST, CLOCK_STEP, MAX_AGENTS, MAX_ALERTS, MAX_WAITING};
+use crate::clock::{BootTime, Clock, Timestamp, Zone};
+use crate::config::AnomalyRule;
+use crate::mutex::lock;
+
+/// Whether the credential that an agent of a tenant asks for by a name is a canary. The arguments are the tenant,
+/// empty where there is none, the agent and the name.
+pub type CanaryLookup = Box<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
+
+/// The profiles and alerts of this host. Clones share them.
+#[derive(Clone)]
+pub struct Anomalies(Arc<Shared>);
+
+struct Shared {
+    clock: Clock,
+    zone: Zone,
+    learn: Duration,
+    is_canary: OnceLock<CanaryLookup>,
+    state: Mutex<State>,
+    sender: mpsc::Sender<Alert>,
+    receiver: Mutex<Option<mpsc::Receiver<Alert>>>,
+    /// The latest alerts, the latest last.
+    alerts: Mutex<VecDeque<StoredAlert>>,
+    /// Alerts since the daemon started, for each rule.
+    counts: [AtomicU64; AnomalyRule::ALL.len()],
+    /// Alerts that were not recorded, because too many were waiting.
+    dropped: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    profiles: HashMap<Box<str>, Profile>,
+    /// The latest observation of any agent.
+    last: Option<(Timestamp, BootTime)>,
+    /// When the clock was set.
+    clock_set: Option<BootTime>,
+    /// Since when profiles are learnt; `None` until the file was read.
+    since: Option<Timestamp>,
+}
+
+impl Anomalies {
+    /// No profiles yet. Hours are those of `zone`; agents are compared with themselves after the time `learn`.
+    pub fn new(clock: Clock, zone: Zone, learn: Duration) -> Anomalies {
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        Anomalies(Arc::new(Shared {
+            clock,
+            zone,
+            learn,
+            is_canary: OnceLock::new(),
+            state: Mutex::default(),
+            sender,
+            receiver: Mutex::new(Some(receiver)),
+            alerts: Mutex::default(),
+            counts: Default::default(),
+            dropped: AtomicU64::new(0),
+        }))
+    }
+
+    /// Says which credentials are canaries.
+    pub fn set_canaries(&self, is_canary: CanaryLookup) {
+        // There is one store of credentials in a process.
+        let _ = self.0.is_canary.set(is_canary);
+    }
+
+    /// The source of observations' times.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Compares what an agent did with what it did before, and learns from it. Waits for nothing.
+    pub fn observe(&self, seen: &Observation<'_>) {
+        let is_canary = self.is_canary(seen);
+        let mut state = lock(&self.0.state);
+        let is_clock_resting = state.follow_clock(seen.time, seen.boot);
+        let context = Context { zone: &self.0.zone, learn: self.0.learn, is_clock_resting, is_canary };
+        let profile = state.profile(seen.agent, seen.time);
+        for finding in profile.observe(seen, context) {
+            self.send(profile, finding, (seen.agent, seen.tenant), (seen.time, seen.boot));
+        }
+    }
+
+    /// A relying party introspected a token of an agent, which is active.
+    pub fn note_token_use(&self, agent: &str, audience: &str, jti: &str) {
+        if let Some(profile) = lock(&self.0.state).profiles.get_mut(agent) {
+            profile.tokens.used(name_digest("aud", audience), name_digest("jti", jti));
+        }
+    }
+
+    /// Compares the digest over a unit's file and drop-ins.
+    pub fn observe_unit(&self, agent: &str, tenant: Option<&str>, unit: &str, digest: [u8; 8]) {
+        let (time, boot) = (self.0.clock.now(), self.0.clock.boot_time());
+        let mut state = lock(&self.0.state);
+        let Some(profile) = state.profiles.get_mut(agent) else { return };
+        if let Some(finding) = profile.observe_unit(unit, digest, self.0.learn) {
+            self.send(profile, finding, (agent, tenant), (time, boot));
+        }
+    }
+
+    /// The alerts, for the one component that records them; `None` at a second call.
+    pub fn take_receiver(&self) -> Option<mpsc::Receiver<Alert>> {
+        lock(&self.0.receiver).take()
+    }
+
+    /// Keeps an alert for administrators.
+    pub fn keep(&self, rule: AnomalyRule, alert: StoredAlert) {
+        self.0.counts[rule as usize].fetch_add(1, Ordering::Relaxed);
+        let mut alerts = lock(&self.0.alerts);
+        if alerts.len() >= MAX_ALERTS {
+            alerts.pop_front();
+        }
+        alerts.push_back(alert);
+    }
+
+    /// The latest alerts, the latest first.
+    pub fn alerts(&self) -> Vec<StoredAlert> {
+        lock(&self.0.alerts).iter().rev().cloned().collect()
+    }
+
+    /// Alerts of a rule since the daemon started.
+    pub fn count(&self, rule: AnomalyRule) -> u64 {
+        self.0.counts[rule as usize].load(Ordering::Relaxed)
+    }
+
+    /// Alerts that were not recorded, because too many were waiting.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// An administrator resumed the agent: each rule has an alert at its next finding.
+    pub fn resume(&self, agent: &str) {
+        if let Some(profile) = lock(&self.0.state).profiles.get_mut(agent) {
+            profile.reset_alerts();
+        }
+    }
+
+    /// Forgets what an agent did, and the alerts about it.
+    pub fn forget(&self, agent: &str) {
+        lock(&self.0.state).profiles.remove(agent);
+        lock(&self.0.alerts).retain(|alert| alert.agent != agent);
+    }
+
+    /// What is known of an agent.
+    pub fn report(&self, agent: &str) -> Option<ProfileReport> {
+        lock(&self.0.state).profiles.get(agent).map(|profile| ProfileReport::new(profile, self.0.learn))
+    }
+
+    /// Since when profiles are learnt; `None` until the file was read.
+    pub fn since(&self) -> Option<Timestamp> {
+        lock(&self.0.state).since
+    }
+
+    /// Adds what earlier processes of the daemon learnt. Agents that were seen already keep what is learnt now.
+    pub fn restore(&self, file: Option<AnomalyFile>) {
+        let Some(AnomalyFile { since, agents, alerts }) = file else {
+            lock(&self.0.state).since = Some(self.0.clock.now());
+            return;
+        };
+        {
+            let mut kept = lock(&self.0.alerts);
+            for alert in alerts.into_iter().rev() {
+                if kept.len() < MAX_ALERTS {
+                    kept.push_front(alert);
+                }
+            }
+        }
+        let mut state = lock(&self.0.state);
+        for (agent, profile) in agents.into_iter().take(MAX_AGENTS) {
+            if profile.is_valid() {
+                state.profiles.entry(agent.into()).or_insert(profile);
+            }
+        }
+        state.since = Some(since);
+    }
+
+    /// What is to be stored; `None` until the file was read.
+    pub fn to_file(&self) -> Option<AnomalyFile> {
+        let alerts = lock(&self.0.alerts).iter().cloned().collect();
+        let (since, profiles) = {
+            let state = lock(&self.0.state);
+            let profiles: Vec<(String, Profile)> =
+                state.profiles.iter().map(|(agent, profile)| (agent.to_string(), profile.clone())).collect();
+            (state.since?, profiles)
+        };
+        Some(AnomalyFile { since, agents: file::within_size(profiles), alerts })
+    }
+
+    fn is_canary(&self, seen: &Observation<'_>) -> bool {
+        let (Act::Credential(name) | Act::Refused { credential: Some(name), .. }) = seen.act else {
+            return false;
+        };
+        let tenant = seen.tenant.unwrap_or_default();
+        self.0.is_canary.get().is_some_and(|is_canary| is_canary(tenant, seen.agent, name))
+    }
+
+    /// Sends an alert, unless one of this rule was sent a short time ago.
+    fn send(
+        &self,
+        profile: &mut Profile,
+        (rule, detail): Finding,
+        (agent, tenant): (&str, Option<&str>),
+        (time, boot): (Timestamp, BootTime),
+    ) {
+        let Some(repeats) = profile.begin_alert(rule, boot) else { return };
+        let (agent, tenant) = (agent.to_owned(), tenant.map(str::to_owned));
+        if self.0.sender.try_send(Alert { time, rule, agent, tenant, detail, repeats }).is_err() {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            profile.withdraw_alert(rule);
+        }
+    }
+}
+
+impl State {
+    /// The profile of an agent, from now on.
+    fn profile(&mut self, agent: &str, now: Timestamp) -> &mut Profile {
+        if !self.profiles.contains_key(agent) && self.profiles.len() >= MAX_AGENTS {
+            self.forget_agents();
+        }
+        self.profiles.entry(agent.into()).or_insert_with(|| Profile::new(now))
+    }
+
+    /// Forgets the half of the agents that was seen longest ago.
+    fn forget_agents(&mut self) {
+        let mut times: Vec<Timestamp> = self.profiles.values().map(|profile| profile.last_seen).collect();
+        times.sort_unstable();
+        if let Some(middle) = times.get(times.len() / 2).copied() {
+            self.profiles.retain(|_, profile| profile.last_seen > middle);
+        }
+    }
+
+    /// Compares the time of day with the time since the host started. Returns whether the clock was set a short time
+    /// ago.
+    fn follow_clock(&mut self, time: Timestamp, boot: BootTime) -> bool {
+        if let Some((last_time, last_boot)) = self.last {
+            let passed = boot.since(last_boot);
+            let expected = last_time.after(passed);
+            if time.since(expected).max(expected.since(time)) > CLOCK_STEP {
+                self.clock_set = Some(boot);
+            }
+        }
+        self.last = Some((time, boot));
+        self.clock_set.is_some_and(|set| boot.since(set) < CLOCK_REST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_799_625_600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn new(clock: &Clock) -> (Anomalies, mpsc::Receiver<Alert>) {
+        let anomalies = Anomalies::new(clock.clone(), Zone::utc(), DAY * 7);
+        let receiver = anomalies.take_receiver().unwrap();
+        anomalies.restore(None);
+        (anomalies, receiver)
+    }
+
+    fn observe(anomalies: &Anomalies, act: Act<'_>) {
+        let (time, boot) = (anomalies.clock().now(), anomalies.clock().boot_time());
+        let exe = Some((Path::new("/usr/bin/agent"), [1; 8]));
+        anomalies.observe(&Observation {
+            time,
+            boot,
+            agent: "a",
+            tenant: None,
+            act,
+            exe,
+            stated_hours: None,
+        });
+    }
+
+    fn token(audiences: &str) -> Act<'_> {
+        Act::Token { audiences, jti: "j", lifetime: Duration::from_secs(300), is_longest: Some(true) }
+    }
+
+    #[test]
+    fn a_canary_is_found_at_once_and_a_flood_is_one_alert() {
+        let clock = Clock::manual(NOW);
+        let (anomalies, mut alerts) = new(&clock);
+        anomalies
+            .set_canaries(Box::new(|tenant, agent, name| (tenant, agent, name) == ("", "a", "root-key")));
+        observe(&anomalies, Act::Credential("other"));
+        assert!(alerts.try_recv().is_err());
+        for _ in 0..1000 {
+            observe(&anomalies, Act::Refused { credential: Some("root-key"), count: 0 });
+        }
+        let alert = alerts.try_recv().unwrap();
+        assert_eq!(
+            (alert.rule, alert.detail.as_str()),
+            (AnomalyRule::Canary, "it asked for the canary credential root-key")
+        );
+        assert!(alerts.try_recv().is_err());
+        anomalies.resume("a");
+        observe(&anomalies, Act::Credential("root-key"));
+        assert_eq!(alerts.try_recv().unwrap().detail, "it got the canary credential root-key");
+        clock.advance(Duration::from_secs(3601));
+        observe(&anomalies, Act::Credential("root-key"));
+        assert_eq!(alerts.try_recv().unwrap().repeats, 0);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_neither_ends_the_learning_time_nor_makes_an_hour_unusual() {
+        let clock = Clock::manual(NOW);
+        let (anomalies, mut alerts) = new(&clock);
+        observe(&anomalies, token("x"));
+        clock.set(NOW.after(DAY * 365));
+        observe(&anomalies, token("y"));
+        clock.set(NOW);
+        observe(&anomalies, token("z"));
+        assert!(alerts.try_recv().is_err(), "still learning");
+        for hour in 0..24 * 30 {
+            if (9..17).contains(&(hour % 24)) {
+                observe(&anomalies, token("x"));
+            }
+            clock.advance(Duration::from_secs(3600));
+        }
+        // Midnight: the clock is set to 03:00.
+        clock.set(clock.now().after(Duration::from_secs(3 * 3600)));
+        observe(&anomalies, token("x"));
+        assert!(alerts.try_recv().is_err());
+        clock.advance(Duration::from_secs(3601));
+        observe(&anomalies, token("x"));
+        assert_eq!(alerts.try_recv().unwrap().rule, AnomalyRule::Hours);
+    }
+
+    #[test]
+    fn what_was_learnt_is_stored_and_agents_are_bounded() {
+        let clock = Clock::manual(NOW);
+        let (anomalies, _alerts) = new(&clock);
+        for _ in 0..9 {
+            observe(&anomalies, token("x"));
+            clock.advance(DAY);
+        }
+        let dir = tempfile::tempdir().unwrap();
+        anomalies.to_file().unwrap().write(dir.path()).unwrap();
+        let (restarted, mut alerts) = {
+            let anomalies = Anomalies::new(clock.clone(), Zone::utc(), DAY * 7);
+            let receiver = anomalies.take_receiver().unwrap();
+            assert!(anomalies.to_file().is_none(), "the file is not replaced before it was read");
+            anomalies.restore(AnomalyFile::read(dir.path()).unwrap());
+            (anomalies, receiver)
+        };
+        assert_eq!(restarted.since(), Some(NOW));
+        observe(&restarted, token("x y"));
+        assert_eq!(alerts.try_recv().unwrap().detail, "it uses the audience y for the first time");
+        for n in 0..MAX_AGENTS + 10 {
+            let agent = format!("agent-{n}");
+            let (time, boot) = (clock.now().after(Duration::from_secs(n as u64)), clock.boot_time());
+            let seen = Observation {
+                time,
+                boot,
+                agent: &agent,
+                tenant: None,
+                act: Act::Identity,
+                exe: None,
+                stated_hours: None,
+            };
+            restarted.observe(&seen);
+        }
+        let file = restarted.to_file().unwrap();
+        assert!(
+            file.agents.len() <= MAX_AGENTS && file.agents.contains_key(&format!("agent-{}", MAX_AGENTS + 9))
+        );
+        file.write(dir.path()).unwrap();
+        assert!(AnomalyFile::read(dir.path()).unwrap().is_some(), "within the size of a state file");
+    }
+
+    /// The cost is printed; a test asserts no duration tighter than a busy machine allows.
+    #[test]
+    fn an_observation_costs_little() {
+        let clock = Clock::manual(NOW);
+        let (anomalies, _alerts) = new(&clock);
+        let count = 20_000;
+        let start = std::time::Instant::now();
+        for _ in 0..count {
+            observe(&anomalies, token("https://api.example.com"));
+        }
+        println!("{:?} for each token", start.elapsed() / count);
+    }
+}

@@ -1,0 +1,94 @@
+//! Passes decisions that were recorded to the rules for anomalies.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::event::Event;
+use super::record::Noted;
+use crate::anomaly::{Act, Anomalies, Observation};
+use crate::clock::BACKDATE;
+use crate::issue::Introspection;
+use crate::peer::Peer;
+use crate::policy::ErrorCode;
+
+/// A token's lifetime may be shorter than its grant's by this: rounding, and the time that its start is set back.
+const LIFETIME_MARGIN: Duration = Duration::from_secs(BACKDATE.as_secs() + 2);
+
+/// The rules, once they are there. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Watched(Arc<OnceLock<Anomalies>>);
+
+impl Watched {
+    pub(super) fn set(&self, anomalies: Anomalies) {
+        // There is one set of profiles in a process.
+        let _ = self.0.set(anomalies);
+    }
+
+    /// A decision was recorded.
+    pub(super) fn note(&self, noted: &Noted<'_>) {
+        let (Some(anomalies), Some(agent)) = (self.0.get(), noted.agent) else { return };
+        let entry = noted.subject.map(|subject| subject.entry());
+        anomalies.observe(&Observation {
+            time: noted.time,
+            boot: anomalies.clock().boot_time(),
+            agent,
+            tenant: noted.tenant,
+            act: act(noted),
+            exe: executable(noted.peer),
+            stated_hours: entry.and_then(|entry| entry.anomaly.stated_hours.as_deref()),
+        });
+    }
+
+    /// The answer to an introspection was recorded.
+    pub(super) fn note_introspection(&self, introspection: &Introspection) {
+        let (Some(anomalies), Some(claims)) = (self.0.get(), introspection.claims.as_ref()) else { return };
+        let text = |name: &str| claims[name].as_str();
+        if let (Some(agent), Some(audience), Some(jti)) = (text("client_id"), text("aud"), text("jti")) {
+            anomalies.note_token_use(agent, audience, jti);
+        }
+    }
+}
+
+/// The executable, unless the process does not run yet: it is that of the service manager then.
+fn executable(peer: &Peer) -> Option<(&Path, [u8; 8])> {
+    if peer.is_future {
+        return None;
+    }
+    Some((peer.exe()?.as_path(), peer.exe_file_id()?))
+}
+
+fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
+    match noted.event {
+        Event::TokenIssued | Event::SvidIssued => {
+            let lifetime = noted.expires.map_or(Duration::ZERO, |expires| expires.since(noted.time));
+            Act::Token {
+                audiences: noted.audience.unwrap_or_default(),
+                jti: noted.jti.unwrap_or_default(),
+                lifetime,
+                is_longest: is_longest(noted, lifetime),
+            }
+        }
+        Event::CertificateIssued | Event::WitSvidIssued => Act::Identity,
+        Event::CredentialReleased => Act::Credential(noted.credential.unwrap_or_default()),
+        Event::RequestRefused => Act::Refused {
+            credential: noted.credential,
+            count: if is_caused_by_agent(noted.reason) { noted.suppressed.saturating_add(1) } else { 0 },
+        },
+        _ => Act::Other,
+    }
+}
+
+/// Of an access token, whether it has the lifetime of its grant.
+fn is_longest(noted: &Noted<'_>, lifetime: Duration) -> Option<bool> {
+    if noted.event != Event::TokenIssued {
+        return None;
+    }
+    let grant = noted.subject?.entry().grant(noted.audience?)?.item;
+    Some(lifetime + LIFETIME_MARGIN >= grant.ttl)
+}
+
+/// A host that cannot issue is not the agent's fault.
+fn is_caused_by_agent(reason: Option<ErrorCode>) -> bool {
+    !matches!(reason, None | Some(ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable))
+}

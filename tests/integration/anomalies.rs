@@ -1,0 +1,185 @@
+//! Rules that compare an agent with what it did before: canary credentials, alerts, suspensions and the way back.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{API, Host, until, until_true};
+use serde_json::{Value, json};
+
+/// A host on which every process of uid 0 is the agent `a`, with this in its file.
+fn host_with(more: &str) -> Host {
+    let mut host = Host::new();
+    let grant = format!("[[grant]]\naudience = \"{API}\"\nscopes = []\n");
+    host.agents_file("a", &format!("name = \"a\"\n[match]\nuser = 0\n{grant}{more}"));
+    host.start();
+    host
+}
+
+/// Stores a canary as an administrator does.
+fn put_canary(host: &Host, name: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
+        .args(["credential", "put", name, "--canary"])
+        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    command.stdin.take().unwrap().write_all(b"sk-nobody-uses-this").unwrap();
+    assert!(command.wait().unwrap().success());
+}
+
+fn ask_for(host: &Host, credential: &str) -> u16 {
+    host.post("/v1/credential", json!({ "name": credential })).status
+}
+
+fn token_status(host: &Host) -> u16 {
+    host.post("/v1/token", json!({ "audience": API })).status
+}
+
+fn anomalies(host: &Host) -> Value {
+    host.admin().get("/v1/anomalies").json()
+}
+
+fn records(host: &Host, event: &str) -> Vec<Value> {
+    host.audit().into_iter().filter(|record| record["event"] == event).collect()
+}
+
+#[track_caller]
+fn said(host: &Host, words: &[&str]) -> String {
+    let output = host.hostbadge(words);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {text}");
+    text
+}
+
+#[test]
+fn an_agent_that_asks_for_a_canary_is_suspended_at_once_and_resumed_by_root() {
+    let host = host_with("[[credential]]\nname = \"root-key\"\nuse = \"release\"\n");
+    put_canary(&host, "root-key");
+    let shown = said(&host, &["credential", "show", "root-key"]);
+    assert!(shown.contains("canary"), "{shown}");
+    let listener = UnixListener::bind(host.path("run/alert.sock")).unwrap();
+    let before = host.token();
+    assert_eq!(ask_for(&host, "root-key"), 200, "the canary is released");
+    let asked = Instant::now();
+    until_true("the agent is suspended", || token_status(&host) == 403);
+    println!("suspended {:?} after the answer", asked.elapsed());
+    assert_eq!(host.status()["agents"]["loaded"], true, "the host goes on");
+
+    // The program of the administrator gets one line of JSON.
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut line = String::new();
+    stream.read_to_string(&mut line).unwrap();
+    let event: Value = serde_json::from_str(line.trim_end()).unwrap();
+    let is = |member: &str, value: &str| assert_eq!(event[member], value, "{event}");
+    is("event", "anomaly-detected");
+    is("rule", "canary");
+    is("agent", "a");
+    is("resume", "hostbadge anomaly resume a");
+
+    until_true("the alert is recorded", || !records(&host, "agent-suspended").is_empty());
+    let found = records(&host, "anomaly-detected");
+    assert_eq!((&found[0]["rule"], &found[0]["agent"]), (&json!("canary"), &json!("a")), "{found:?}");
+    let suspended = records(&host, "agent-suspended");
+    let detail = suspended[0]["detail"].as_str().unwrap();
+    assert!(detail.contains("hostbadge anomaly resume a"), "{detail}");
+    let listed = until("the alert is listed", || {
+        let listed = anomalies(&host);
+        (listed["alerts"].as_array()?.len() == 1).then_some(listed)
+    });
+    assert_eq!(listed["suspended"][0]["agent"], "a", "{listed}");
+    assert!(said(&host, &["anomaly", "list"]).contains("it got the canary credential root-key"));
+    assert!(said(&host, &["anomaly", "show", "a"]).contains("suspended by the rule canary"));
+    assert!(said(&host, &["agent", "show", "a"]).contains("suspended by the rule canary"));
+    assert_eq!(host.status()["anomalies"], json!({ "alerts": 1, "suspended": 1 }));
+    let warnings = host.status()["warnings"].to_string();
+    assert!(warnings.contains("suspended: a by the rule canary"), "{warnings}");
+
+    assert!(said(&host, &["anomaly", "resume", "a"]).contains("resumed a"));
+    assert_eq!(token_status(&host), 200);
+    assert_eq!(records(&host, "agent-resumed").len(), 1);
+    let lifted = host.introspect(&before);
+    assert_eq!(lifted["active"], false, "what was issued before stays revoked");
+    let again = host.hostbadge(&["anomaly", "resume", "a"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is not suspended"));
+    // Right after it, the next touch counts again.
+    assert_eq!(ask_for(&host, "root-key"), 200);
+    until_true("the agent is suspended again", || token_status(&host) == 403);
+}
+
+#[test]
+fn a_canary_counts_without_a_grant_and_the_agents_file_decides_what_follows() {
+    let host = host_with("[anomaly]\ncanary = \"alert\"\nrefusals = \"off\"\n");
+    put_canary(&host, "root-key");
+    for _ in 0..100 {
+        // Some are beyond the agent's rate.
+        assert!(matches!(ask_for(&host, "root-key"), 400 | 403 | 429));
+    }
+    let listed = until("the alert", || {
+        let listed = anomalies(&host);
+        (!listed["alerts"].as_array()?.is_empty()).then_some(listed)
+    });
+    let alerts = listed["alerts"].as_array().unwrap();
+    assert_eq!(alerts.len(), 1, "one alert for all of them, and none of the rule that is off: {alerts:?}");
+    assert_eq!(alerts[0]["detail"], "it asked for the canary credential root-key");
+    assert_eq!(alerts[0]["suspended"], false);
+    let status = host.admin().get("/v1/anomalies/a").json();
+    let actions = status["rules"].as_array().unwrap();
+    let action = |name: &str| actions.iter().find(|rule| rule["name"] == name).unwrap()["action"].clone();
+    assert_eq!(
+        (action("canary"), action("refusals"), action("hours")),
+        (json!("alert"), json!("off"), json!("alert"))
+    );
+    let refused = host.admin().post("/v1/anomalies/resume", &json!({ "agent": "a" }));
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert_eq!(host.admin().get("/v1/anomalies/nobody").status, 404);
+}
+
+#[test]
+fn an_administrators_revocation_is_not_resumed() {
+    let host = host_with("");
+    assert_eq!(host.admin().post("/v1/revocations/revoke", &json!({ "agent": "a" })).status, 200);
+    let refused = host.admin().post("/v1/anomalies/resume", &json!({ "agent": "a" }));
+    assert_eq!(refused.status, 400);
+    assert!(refused.text().contains("hostbadge revoke lift agent"), "{}", refused.text());
+    assert_eq!(token_status(&host), 403);
+}
+
+#[test]
+fn a_burst_of_refusals_is_found_and_profiles_survive_a_restart_and_damage() {
+    let mut host = host_with("");
+    for _ in 0..40 {
+        host.post("/v1/token", json!({ "audience": "https://nothing.example" }));
+    }
+    host.token();
+    let alert = until("the alert", || anomalies(&host)["alerts"].as_array()?.first().cloned());
+    assert_eq!(alert["rule"], "refusals", "{alert}");
+    assert_eq!(token_status(&host), 200, "an alert alone suspends nobody");
+    host.stop();
+    let file = host.path("state/anomaly.json");
+    assert!(fs::read_to_string(&file).unwrap().contains("\"a\""));
+    host.start();
+    let since = until("the profiles are read", || {
+        let now = anomalies(&host);
+        Some(now["known_since"].as_str()?.to_owned())
+    });
+    assert_eq!(anomalies(&host)["alerts"][0]["rule"], "refusals", "alerts survive too");
+    let shown = said(&host, &["anomaly", "show", "a"]);
+    assert!(shown.contains("learning") && shown.contains("days are left"), "{shown}");
+
+    host.stop();
+    fs::write(&file, "{\"version\": 1, \"agents\": ").unwrap();
+    host.start();
+    let later = until("the profiles are replaced", || {
+        let now = anomalies(&host);
+        Some(now["known_since"].as_str()?.to_owned())
+    });
+    assert_ne!(since, later);
+    assert!(host.log().contains("observed from now on as if they were new"), "{}", host.log());
+    assert_eq!(token_status(&host), 200);
+}
