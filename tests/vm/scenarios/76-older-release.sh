@@ -64,6 +64,7 @@ install "$older"
 register plain bin
 register customer games acme
 register revoked lp
+register late mail
 show hostbadge agent reload
 wait_for "the issuer" hostbadge status
 printf 'of-nobody' | hostbadge credential put relay
@@ -112,7 +113,7 @@ if [ "$older" = "$vm/hostbadge.deb" ]; then
     expect "in an older release" hostbadge revoke list
     expect false is_active bin /root/token
 fi
-show hostbadge revoke agent revoked --reason "in the newer release"
+show hostbadge revoke agent late --reason "in the newer release"
 printf 'of-the-newer' | hostbadge credential put later
 
 say "The older release refuses the newer database, and names the ways back"
@@ -143,15 +144,15 @@ systemctl start hostbadged.service
 wait_for "the credentials" value bin relay
 is_complete
 expect of-the-newer value bin later
-refused as lp hostbadge token $audience
+refused as mail hostbadge token $audience
 expect "in the newer release" hostbadge revoke list
 
 say "The second way: the copy from before, which has to be accepted"
 systemctl stop hostbadged.service
 if [ "$older" = "$vm/hostbadge.deb" ]; then
-    cp -p /root/older.db $database
+    cp /root/older.db $database
 else
-    cp -p $database.format-1 $database
+    cp $database.format-1 $database
     install "$older"
 fi
 systemctl start hostbadged.service
@@ -162,4 +163,4 @@ refused value bin later
 say "Purging deletes the copies too"
 show apt-get purge -y -q -o Dpkg::Use-Pty=0 hostbadge
 [ ! -e $state ] || fail "state is left behind"
-rm -f "$agents"/{plain,customer,revoked}.toml
+rm -f "$agents"/{plain,customer,revoked,late}.toml
