@@ -142,6 +142,7 @@ impl ChainedLog {
         }
         self.length += self.buffer.len() as u64;
         self.last = last;
+        self.tree.write_unwritten();
         self.appended.iter().for_each(|line| self.tree.push(*line));
         self.first_bodies.clear();
         Ok(())

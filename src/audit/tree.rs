@@ -37,6 +37,8 @@ pub struct LogHead {
 #[derive(Debug)]
 pub(super) struct LogTree {
     state: TreeState,
+    /// A state that could not be written beside this file of the log.
+    unwritten: Option<(PathBuf, TreeState)>,
 }
 
 impl LogTree {
@@ -46,13 +48,13 @@ impl LogTree {
         cut_incomplete_entry(&entries_file(current))?;
         let (found, had_state) = latest_state(dir, last)?;
         if let Some((state, path)) = found {
-            let tree = LogTree { state };
+            let mut tree = LogTree { state, unwritten: None };
             if path != current {
                 tree.write_state_or_warn(current);
             }
             return Ok((tree, None));
         }
-        let tree = LogTree { state: new_state(last)? };
+        let mut tree = LogTree { state: new_state(last)?, unwritten: None };
         tree.write_state_or_warn(current);
         let report = had_state.then(|| {
             format!(
@@ -75,12 +77,21 @@ impl LogTree {
         &self.state
     }
 
-    /// Writes the state beside a file of the log. Without it, as on a full disk, the next start hashes the records
-    /// since an earlier state.
-    pub(super) fn write_state_or_warn(&self, log_file: &Path) {
-        let line = format!("{}\n", Entry::Tree(self.state.clone()).to_line());
-        if let Err(e) = append(&entries_file(log_file), &line) {
+    /// Writes the state beside a file of the log. What cannot be written, as on a full disk, is written later.
+    pub(super) fn write_state_or_warn(&mut self, log_file: &Path) {
+        if let Err(e) = write_state(log_file, &self.state) {
             tracing::warn!("the state of the tree over the audit log cannot be written: {e}");
+            self.unwritten.get_or_insert_with(|| (log_file.to_owned(), self.state.clone()));
+        }
+    }
+
+    /// Writes the state that could not be written. Call it once a line could be: a checkpoint has no meaning without
+    /// the state with which the tree began.
+    pub(super) fn write_unwritten(&mut self) {
+        if let Some((log_file, state)) = &self.unwritten
+            && write_state(log_file, state).is_ok()
+        {
+            self.unwritten = None;
         }
     }
 }
@@ -125,6 +136,10 @@ pub(super) fn remove_entries(log_file: &Path) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(with_path(&path, e)),
         _ => Ok(()),
     }
+}
+
+fn write_state(log_file: &Path, state: &TreeState) -> io::Result<()> {
+    append(&entries_file(log_file), &format!("{}\n", Entry::Tree(state.clone()).to_line())).map(drop)
 }
 
 fn entries_file(log_file: &Path) -> PathBuf {
@@ -184,7 +199,7 @@ fn read_state(log_file: &Path, seq: u64) -> io::Result<(Option<TreeState>, bool)
 
 /// Adds the records after the state up to `last`. `None` if they do not lead there.
 fn rebuild(files: &[PathBuf], state: TreeState, last: LineId) -> io::Result<Option<TreeState>> {
-    let mut tree = LogTree { state };
+    let mut tree = LogTree { state, unwritten: None };
     for path in files {
         let file = open_file(path, File::options().read(true))?;
         let mut lines = ForwardLines::new(&file, 0);
