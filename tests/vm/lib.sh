@@ -84,7 +84,8 @@ container_files() {
     mkdir -p "$files"/{bin,etc,proc,sys,dev,tmp,run/hostbadge}
     # Installing it would create the initrd again.
     dpkg-deb -x /var/lib/vm-packages/busybox-static_*.deb /srv/busybox
-    cp /srv/busybox/bin/busybox /usr/bin/hostbadge "$files/bin/"
+    find /srv/busybox -path '*/bin/busybox' -exec cp {} "$files/bin/" ';'
+    cp /usr/bin/hostbadge "$files/bin/"
     for applet in sh sleep cat; do ln -s busybox "$files/bin/$applet"; done
     printf 'root:x:0:0::/:/bin/sh\nguest:x:1234:1234::/:/bin/sh\n' >"$files/etc/passwd"
     ldd /usr/bin/hostbadge | grep -oE '/[^ )]+' | xargs cp -L --parents -t "$files"
