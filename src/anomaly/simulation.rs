@@ -231,7 +231,7 @@ impl Month {
         if begins(agent, AnomalyRule::Canary) {
             self.observe(agent, Act::Refused { credential: Some("canary"), count: 1 });
         }
-        if minute % 60 != 0 {
+        if !minute.is_multiple_of(60) {
             return;
         }
         let is_changed =
