@@ -8,7 +8,7 @@ expect "enabled" systemctl is-enabled hostbadged.service
 say "It has a host ID and no agents"
 wait_for "the issuer" hostbadge status
 expect "TPM               ready" hostbadge status
-expect "agents        0" hostbadge status
+expect "agents            0" hostbadge status
 refused as nobody hostbadge token https://api.example.com
 says "no registered agent matches this process"
 
