@@ -1,12 +1,10 @@
 //! What a query asks for, and whether a line of the log is that.
 
-use std::borrow::Cow;
 use std::time::Duration;
-
-use serde::Deserialize;
 
 use super::event::Event;
 use super::line::LineMembers;
+use super::searched_members::{SearchedMembers, SearchedPeer};
 use super::text::{BoundedText, MAX_CALLER_TEXT, MAX_GRANTED_TEXT, MAX_NAME};
 use crate::clock::Timestamp;
 
@@ -66,33 +64,6 @@ pub(super) enum Place {
     Beyond,
 }
 
-/// The members that only some queries need.
-#[derive(Default, Deserialize)]
-struct FurtherMembers<'a> {
-    #[serde(borrow, default)]
-    owner: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    audience: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    correlation_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    peer: Option<PeerMembers<'a>>,
-}
-
-#[derive(Deserialize)]
-struct PeerMembers<'a> {
-    #[serde(default)]
-    pid: i64,
-    #[serde(borrow, default)]
-    unit: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    invocation: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    exe_sha256: Option<Cow<'a, str>>,
-}
-
 impl AuditQuery {
     /// Where a line is, whose first members are parsed already.
     pub(super) fn place(&self, line: &[u8], members: &LineMembers<'_>) -> Place {
@@ -130,7 +101,7 @@ impl AuditQuery {
         if needs.iter().all(|need| need.is_none()) {
             return true;
         }
-        let Ok(line) = serde_json::from_slice::<FurtherMembers<'_>>(line) else { return false };
+        let Ok(line) = serde_json::from_slice::<SearchedMembers<'_>>(line) else { return false };
         is_asked(self.owner.as_deref(), line.owner.as_deref(), MAX_NAME)
             && is_asked(self.reason.as_deref(), line.reason.as_deref(), MAX_NAME)
             && is_asked(self.correlation_id.as_deref(), line.correlation_id.as_deref(), MAX_NAME)
@@ -152,7 +123,7 @@ fn has_audience(member: Option<&str>, asked: &str) -> bool {
         || is_asked(Some(asked), Some(member), MAX_GRANTED_TEXT)
 }
 
-fn is_instance(peer: Option<&PeerMembers<'_>>, asked: &str) -> bool {
+fn is_instance(peer: Option<&SearchedPeer<'_>>, asked: &str) -> bool {
     let Some(peer) = peer else { return false };
     is_asked(Some(asked), peer.unit.as_deref(), MAX_CALLER_TEXT)
         || [&peer.invocation, &peer.exe_sha256].into_iter().any(|text| text.as_deref() == Some(asked))

@@ -1,10 +1,7 @@
 //! One row of an index: where a record is, and marks of what it is about.
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
-
 use super::line::parse;
+use super::searched_members::SearchedMembers;
 
 /// Bytes of a row in the file.
 pub(super) const ROW_LEN: usize = 48;
@@ -47,39 +44,12 @@ pub(super) struct Row {
     pub(super) marks: u128,
 }
 
-/// The members of a record that have marks.
-#[derive(Default, Deserialize)]
-struct MarkedMembers<'a> {
-    #[serde(borrow, default)]
-    owner: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    audience: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    reason: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    correlation_id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    peer: Option<MarkedPeer<'a>>,
-}
-
-#[derive(Deserialize)]
-struct MarkedPeer<'a> {
-    #[serde(default)]
-    pid: i64,
-    #[serde(borrow, default)]
-    unit: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    invocation: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    exe_sha256: Option<Cow<'a, str>>,
-}
-
 impl Row {
     /// The row of a line without its place; `None` if the line does not have the log's format.
     pub(super) fn of(line: &[u8]) -> Option<Row> {
         let first = parse(line)?;
         // Members of another form than this version writes have no marks, so such a line is always read.
-        let further = serde_json::from_slice::<MarkedMembers<'_>>(line).ok();
+        let further = serde_json::from_slice::<SearchedMembers<'_>>(line).ok();
         let time = first.time().map_or(NO_TIME, |time| time.as_micros());
         let id = match (first.jti.as_deref(), first.serial.as_deref()) {
             (Some(_), Some(_)) => ANY_ID,

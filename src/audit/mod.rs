@@ -35,6 +35,7 @@ mod recovery;
 mod reload;
 mod retention;
 mod search;
+mod searched_members;
 mod suppressed;
 mod sync_gate;
 mod syncer;
