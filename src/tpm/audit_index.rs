@@ -2,33 +2,21 @@
 //!
 //! The index has the attribute TPM_NT_EXTEND: a write replaces its value by the digest of the value and what is
 //! written (TPM 2.0 Part 3, section 31.9), so that no value can be set. The owner's authorization, which is empty,
-//! extends and reads it. Who has it can delete the index and define it anew, after which it has no value: its first
+//! extends and reads it. Who has it can delete the index and define it again, after which it has no value: its first
 //! extension by this module gives it one that shows that it is new.
 
-use tss_esapi::attributes::NvIndexAttributes;
-use tss_esapi::attributes::NvIndexAttributesBuilder;
+use tss_esapi::attributes::{NvIndexAttributes, NvIndexAttributesBuilder};
 use tss_esapi::constants::NvIndexType;
-use tss_esapi::handles::NvIndexHandle;
-use tss_esapi::handles::NvIndexTpmHandle;
+use tss_esapi::handles::{NvIndexHandle, NvIndexTpmHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::resource_handles::NvAuth;
-use tss_esapi::interface_types::resource_handles::Provision;
+use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
 use tss_esapi::structures::NvPublic;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::command_failed;
-use super::error::unexpected_response;
-use super::nv_index::close_index;
-use super::nv_index::with_index;
-use super::objects::Certification;
-use super::objects::TpmObjects;
-use crate::verify::audit::AUDIT_INDEX_SIZE;
-use crate::verify::audit::AUDIT_INDICES;
-use crate::verify::audit::audit_index_name;
-use crate::verify::audit::extended;
-use crate::verify::audit::first_extension;
+use super::error::{Error, RequestError, command_failed, unexpected_response};
+use super::nv_index::{certify_index, close_index, with_index};
+use super::objects::{Certification, TpmObjects};
+use crate::verify::audit::{AUDIT_INDEX_SIZE, AUDIT_INDICES, audit_index_name, extended, first_extension};
 
 /// What is at an NV index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,15 +95,11 @@ pub(super) fn certify(
     index: u32,
     qualifying_data: &[u8; 32],
 ) -> Result<Certification, Error> {
-    let certified = connection.with_loaded(&objects.ak, |connection, ak| {
-        with_index(connection, index, |connection, handle| {
-            if !matches!(state_of(connection, index, handle)?, AuditIndexState::Value(_)) {
-                return Ok(None);
-            }
-            connection.nv_certify(ak, handle, AUDIT_INDEX_SIZE, qualifying_data).map(Some)
-        })
-    })?;
-    certified.flatten().ok_or_else(|| RequestError::AuditIndexMoved(index).into())
+    let is_extended = |connection: &mut TpmConnection, handle| {
+        Ok(matches!(state_of(connection, index, handle)?, AuditIndexState::Value(_)))
+    };
+    certify_index(connection, objects, index, AUDIT_INDEX_SIZE, qualifying_data, is_extended)?
+        .ok_or_else(|| RequestError::AuditIndexMoved(index).into())
 }
 
 fn state_of(

@@ -8,26 +8,17 @@
 
 use std::ops::Range;
 
-use tss_esapi::attributes::NvIndexAttributes;
-use tss_esapi::attributes::NvIndexAttributesBuilder;
+use tss_esapi::attributes::{NvIndexAttributes, NvIndexAttributesBuilder};
 use tss_esapi::constants::NvIndexType;
-use tss_esapi::handles::NvIndexHandle;
-use tss_esapi::handles::NvIndexTpmHandle;
+use tss_esapi::handles::{NvIndexHandle, NvIndexTpmHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::resource_handles::NvAuth;
-use tss_esapi::interface_types::resource_handles::Provision;
-use tss_esapi::structures::Auth;
-use tss_esapi::structures::NvPublic;
+use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
+use tss_esapi::structures::{Auth, NvPublic};
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::command_failed;
-use super::error::unexpected_response;
-use super::nv_index::close_index;
-use super::nv_index::with_index;
-use super::objects::Certification;
-use super::objects::TpmObjects;
+use super::error::{Error, RequestError, command_failed, unexpected_response};
+use super::nv_index::{certify_index, close_index, with_index};
+use super::objects::{Certification, TpmObjects};
 
 /// How many NV indices each kind has: several systems on one machine have a daemon and its counters each.
 const INDEX_COUNT: u32 = 8;
@@ -110,7 +101,7 @@ pub(super) fn read(connection: &mut TpmConnection, index: u32) -> Result<Option<
 /// Increments the counter at an index unless its value is `target` or more, and returns the value. It is
 /// therefore safe to retry after a lost response.
 ///
-/// Another program may have defined the index anew. The authorization is not tried on such an index: the TPM
+/// Another program may have defined the index again. The authorization is not tried on such an index: the TPM
 /// might count the failure towards its lockout.
 pub(super) fn increment_to(
     connection: &mut TpmConnection,
@@ -143,15 +134,8 @@ pub(super) fn certify(
     index: u32,
     qualifying_data: &[u8; 32],
 ) -> Result<Certification, Error> {
-    let certified = connection.with_loaded(&objects.ak, |connection, ak| {
-        with_index(connection, index, |connection, handle| {
-            if !is_hostbadge_counter(connection, handle)? {
-                return Ok(None);
-            }
-            connection.nv_certify(ak, handle, COUNTER_SIZE as u16, qualifying_data).map(Some)
-        })
-    })?;
-    certified.flatten().ok_or_else(|| RequestError::NoCounter(index).into())
+    certify_index(connection, objects, index, COUNTER_SIZE as u16, qualifying_data, is_hostbadge_counter)?
+        .ok_or_else(|| RequestError::NoCounter(index).into())
 }
 
 /// Deletes the counter at an index, if it is a hostbadge counter.

@@ -5,17 +5,12 @@
 //! authorization value, and a retry would lock out every program on the host.
 
 use tss_esapi::attributes::NvIndexAttributes;
-use tss_esapi::handles::NvIndexHandle;
-use tss_esapi::handles::NvIndexTpmHandle;
-use tss_esapi::handles::ObjectHandle;
-use tss_esapi::handles::TpmHandle;
+use tss_esapi::handles::{NvIndexHandle, NvIndexTpmHandle, ObjectHandle, TpmHandle};
 use tss_esapi::interface_types::resource_handles::NvAuth;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::FaultClass;
-use super::error::command_failed;
-use super::error::is_unknown_handle;
+use super::error::{Error, FaultClass, command_failed, is_unknown_handle};
+use super::objects::{Certification, TpmObjects};
 
 /// Bytes for each NV read and write: no TPM has a smaller NV_BUFFER_MAX.
 pub(super) const NV_CHUNK_SIZE: usize = 512;
@@ -103,6 +98,27 @@ pub(super) fn with_index<T>(
     // This fails if `f` deleted the index, which closes the handle.
     let _ = close_index(connection, handle);
     outcome.map(Some)
+}
+
+/// Has the AK sign the present value of an index and the qualifying data (`TPM2_NV_Certify`), if `is_expected` says that
+/// the index is the one that is meant; `None` if it is not, or is not defined.
+pub(super) fn certify_index(
+    connection: &mut TpmConnection,
+    objects: &TpmObjects,
+    index: u32,
+    size: u16,
+    qualifying_data: &[u8; 32],
+    is_expected: impl FnOnce(&mut TpmConnection, NvIndexHandle) -> Result<bool, Error>,
+) -> Result<Option<Certification>, Error> {
+    let certified = connection.with_loaded(&objects.ak, |connection, ak| {
+        with_index(connection, index, |connection, handle| {
+            if !is_expected(connection, handle)? {
+                return Ok(None);
+            }
+            connection.nv_certify(ak, handle, size, qualifying_data).map(Some)
+        })
+    })?;
+    Ok(certified.flatten())
 }
 
 /// Closes the handle of an index, without a command to the TPM.
