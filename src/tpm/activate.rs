@@ -2,18 +2,13 @@
 
 use std::fmt;
 
-use tss_esapi::structures::EncryptedSecret;
-use tss_esapi::structures::IdObject;
+use tss_esapi::structures::{EncryptedSecret, IdObject};
 use zeroize::Zeroizing;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::is_parameter_error;
-use super::error::is_tpm_failure;
+use super::error::{Error, RequestError, is_parameter_error, is_tpm_failure};
 use super::objects::TpmObjects;
-use super::probe;
-use super::templates;
+use super::{probe, templates};
 
 /// The endorsement key that a credential is encrypted to (TCG EK Credential Profile, section B.3).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

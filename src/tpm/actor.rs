@@ -1,27 +1,21 @@
 //! The thread that owns the TPM: runs requests one by one, and recovers the connection after faults.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
-use super::actor_status::ActorStatus;
-use super::actor_status::ExitGuard;
+use super::actor_status::{ActorStatus, ExitGuard};
 use super::config::TpmConfig;
 use super::connected_tpm::ConnectedTpm;
 use super::connection::TpmConnection;
 use super::ek_info::EkCache;
-use super::error::Error;
-use super::error::FaultClass;
+use super::error::{Error, FaultClass};
 use super::identity::TpmIdentity;
-use super::identity_check;
 use super::objects::TpmObjects;
-use super::probe;
 use super::probe::TpmaPermanent;
 use super::request::TpmRequest;
-use super::state::StateKind;
-use super::state::TpmState;
+use super::state::{StateKind, TpmState};
+use super::{identity_check, probe};
 use crate::stack::wipe_unused_stack;
 
 /// The thread's loop runs at least this often, which bounds the heartbeat's interval and the delay of a

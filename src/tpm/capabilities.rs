@@ -5,9 +5,7 @@ use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::TpmHandle;
 use tss_esapi::structures::CapabilityData;
 
-use super::error::Error;
-use super::error::command_failed;
-use super::error::unexpected_response;
+use super::error::{Error, command_failed, unexpected_response};
 
 /// The first handle of transient objects (TPM 2.0 Part 2, section 7.4, TPM_HC).
 pub(super) const FIRST_TRANSIENT_HANDLE: u32 = 0x8000_0000;

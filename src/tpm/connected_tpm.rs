@@ -1,14 +1,12 @@
 //! [`ConnectedTpm`]: what a request may use of the TPM.
 
 use super::connection::TpmConnection;
-use super::ek_info::EkCache;
-use super::ek_info::EkInfo;
+use super::ek_info::{EkCache, EkInfo};
 use super::error::Error;
 use super::info;
 use super::info::TpmInfo;
 use super::objects::TpmObjects;
-use super::state::StateKind;
-use super::state::TpmState;
+use super::state::{StateKind, TpmState};
 
 /// A connection, with the host's objects if the TPM is the pinned one.
 pub(super) struct ConnectedTpm {

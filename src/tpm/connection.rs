@@ -14,43 +14,25 @@
 //! - `TPM2_ReadPublic` of the SRK in a probe: only its presence and Name are checked.
 //! - the first `TPM2_NV_ReadPublic` of an index, by libtss2 itself: the session's HMAC confirms its result.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tss_esapi::Context;
 use tss_esapi::constants::StartupType;
-use tss_esapi::handles::AuthHandle;
-use tss_esapi::handles::KeyHandle;
-use tss_esapi::handles::NvIndexHandle;
-use tss_esapi::handles::ObjectHandle;
+use tss_esapi::handles::{AuthHandle, KeyHandle, NvIndexHandle, ObjectHandle};
 use tss_esapi::interface_types::resource_handles::Hierarchy;
-use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::interface_types::session_handles::PolicySession;
-use tss_esapi::structures::Digest;
-use tss_esapi::structures::Nonce;
-use tss_esapi::structures::Private;
-use tss_esapi::structures::Public;
-use tss_esapi::structures::SensitiveData;
-use tss_esapi::structures::Signature;
+use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
+use tss_esapi::structures::{Digest, Nonce, Private, Public, SensitiveData, Signature};
 use tss_esapi::traits::Marshall;
 
-use super::capabilities;
 use super::config::Tcti;
-use super::error::Error;
-use super::error::command_failed;
-use super::error::is_parameter_error;
-use super::error::needs_startup;
-use super::error::response_failed;
-use super::error::unexpected_response;
+use super::error::{
+    Error, command_failed, is_parameter_error, needs_startup, response_failed, unexpected_response,
+};
 use super::esys::EsysContext;
 use super::identity::TpmIdentity;
-use super::objects::Certification;
-use super::objects::KeyBlob;
-use super::objects::write_public;
-use super::session;
+use super::objects::{Certification, KeyBlob, write_public};
 use super::session::HmacSession;
-use super::setup;
-use super::templates;
+use super::{capabilities, session, setup, templates};
 
 /// A context with its SRK loaded, and the identity of its TPM.
 pub(super) struct TpmConnection {

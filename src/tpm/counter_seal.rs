@@ -4,22 +4,17 @@
 //! policy, says that it is a counter. Once it is incremented, the TPM therefore never unseals such a secret again,
 //! whatever copy of the disk it is given.
 
-use ring::digest::SHA256;
-use ring::digest::digest;
+use ring::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
 use super::connection::TpmConnection;
-use super::counter;
 use super::counter_value::CounterValue;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::is_policy_failure;
-use super::error::is_policy_mismatch;
+use super::error::{Error, RequestError, is_policy_failure, is_policy_mismatch};
 use super::esys::OPERATION_EQUAL;
 use super::nv_index::with_index;
 use super::objects::KeyBlob;
 use super::seal::check_length;
-use super::templates;
+use super::{counter, templates};
 
 /// TPM_CC_PolicyNV
 const TPM_CC_POLICY_NV: u32 = 0x0000_0149;

@@ -2,13 +2,10 @@
 
 use super::activate::EkKind;
 use super::connection::TpmConnection;
-use super::ek_certificate;
-use super::ek_certificate::EkCertificateFault;
-use super::ek_certificate::EkCertificateFaultCause;
-use super::error::Error;
-use super::error::FaultClass;
+use super::ek_certificate::{EkCertificateFault, EkCertificateFaultCause};
+use super::error::{Error, FaultClass};
 use super::objects::write_public;
-use super::templates;
+use super::{ek_certificate, templates};
 
 /// An endorsement key with its certificate.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -101,7 +101,7 @@ pub enum RequestError {
     #[error("the TPM has no counter at {0:#x} any more")]
     NoCounter(u32),
     /// The NV index of audit checkpoints has another value than expected, other attributes, or is gone.
-    #[error("the NV index at {0:#x} was extended by another program, defined anew or deleted")]
+    #[error("the NV index at {0:#x} was extended by another program, defined again or deleted")]
     AuditIndexMoved(u32),
     /// All NV indices of one kind that hostbadge uses are defined already.
     #[error(

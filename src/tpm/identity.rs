@@ -1,7 +1,6 @@
 //! The identity of a TPM, as the daemon pins it.
 
-use super::error::Error;
-use super::error::unexpected_response;
+use super::error::{Error, unexpected_response};
 use super::objects::read_public;
 use super::templates;
 

@@ -1,7 +1,6 @@
 //! Facts about the TPM: manufacturer, firmware, and the host id derived from its EK.
 
-use data_encoding::BASE32_NOPAD;
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE32_NOPAD, HEXLOWER};
 use ring::digest;
 
 use super::connection::TpmConnection;

@@ -1,24 +1,14 @@
 //! Provisioning the host's keys, and signing with the host key.
 
-use tss_esapi::constants::tss::TPM2_RH_NULL;
-use tss_esapi::constants::tss::TPM2_ST_HASHCHECK;
-use tss_esapi::structures::Data;
-use tss_esapi::structures::Digest;
-use tss_esapi::structures::HashcheckTicket;
-use tss_esapi::structures::SignatureScheme;
+use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
+use tss_esapi::structures::{Data, Digest, HashcheckTicket, SignatureScheme};
 use tss_esapi::traits::Marshall;
 use tss_esapi::tss2_esys::TPMT_TK_HASHCHECK;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::command_failed;
-use super::error::unexpected_response;
-use super::objects::Certification;
-use super::objects::KeyBlob;
-use super::objects::TpmObjects;
-use super::objects::join_signature;
-use super::seal;
-use super::templates;
+use super::error::{Error, command_failed, unexpected_response};
+use super::objects::{Certification, KeyBlob, TpmObjects, join_signature};
+use super::{seal, templates};
 
 /// Creates AK, host key, its certification and the sealed key-encryption key, and validates them like stored
 /// ones.

@@ -7,19 +7,12 @@
 use std::fmt;
 
 use data_encoding::BASE64;
-use ring::signature::ECDSA_P256_SHA256_FIXED;
-use ring::signature::UnparsedPublicKey;
-use serde::Deserialize;
-use serde::Serialize;
-use tss_esapi::structures::Attest;
-use tss_esapi::structures::AttestInfo;
-use tss_esapi::structures::Public;
-use tss_esapi::structures::Signature;
-use tss_esapi::traits::Marshall;
-use tss_esapi::traits::UnMarshall;
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use serde::{Deserialize, Serialize};
+use tss_esapi::structures::{Attest, AttestInfo, Public, Signature};
+use tss_esapi::traits::{Marshall, UnMarshall};
 
-use super::error::Error;
-use super::error::command_failed;
+use super::error::{Error, command_failed};
 use super::templates;
 
 /// The version of the stored format.

@@ -2,17 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ring::digest::SHA256;
-use ring::digest::digest;
+use ring::digest::{SHA256, digest};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::structures::PcrSelectionList;
-use tss_esapi::structures::PcrSlot;
+use tss_esapi::structures::{PcrSelectionList, PcrSlot};
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::command_failed;
-use super::error::unexpected_response;
+use super::error::{Error, RequestError, command_failed, unexpected_response};
 use super::templates;
 
 /// The highest PCR number of a PC (TCG PC Client Platform TPM Profile, section 4.6).

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::unexpected_response;
+use super::error::{Error, unexpected_response};
 
 /// How often a driver's TPM is asked whether it has this connection's SRK; each time the resource manager
 /// loads and saves the SRK. A `TPM2_Clear` between requests is therefore detected within five seconds and a

@@ -1,17 +1,11 @@
 //! Quotes: PCR values signed by the AK.
 
-use tss_esapi::structures::Attest;
-use tss_esapi::structures::AttestInfo;
-use tss_esapi::structures::Data;
-use tss_esapi::structures::SignatureScheme;
+use tss_esapi::structures::{Attest, AttestInfo, Data, SignatureScheme};
 use tss_esapi::traits::Marshall;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::command_failed;
-use super::objects::Certification;
-use super::objects::TpmObjects;
+use super::error::{Error, RequestError, command_failed};
+use super::objects::{Certification, TpmObjects};
 use super::pcrs;
 use super::pcrs::PcrValues;
 

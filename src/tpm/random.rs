@@ -1,13 +1,10 @@
 //! Random numbers: the TPM's, and the TPM's mixed with the kernel's.
 
-use ring::rand::SecureRandom;
-use ring::rand::SystemRandom;
+use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::unexpected_response;
+use super::error::{Error, RequestError, unexpected_response};
 
 /// The most random bytes one call returns; a TPM generates a few kilobytes a second.
 const MAX_RANDOM_LEN: usize = 1024;

@@ -5,8 +5,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::connected_tpm::ConnectedTpm;
-use super::error::Error;
-use super::error::FaultClass;
+use super::error::{Error, FaultClass};
 
 /// A request in the queue.
 pub(super) trait TpmRequest: Send {

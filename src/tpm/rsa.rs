@@ -6,25 +6,14 @@
 use std::fmt;
 
 use data_encoding::BASE64;
-use ring::signature::RSA_PKCS1_2048_8192_SHA256;
-use ring::signature::RsaPublicKeyComponents;
-use serde::Deserialize;
-use serde::Serialize;
-use tss_esapi::structures::Digest;
-use tss_esapi::structures::Public;
-use tss_esapi::structures::Signature;
-use tss_esapi::structures::SignatureScheme;
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use serde::{Deserialize, Serialize};
+use tss_esapi::structures::{Digest, Public, Signature, SignatureScheme};
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::command_failed;
-use super::error::unexpected_response;
-use super::keys;
-use super::objects::Certification;
-use super::objects::KeyBlob;
-use super::objects::TpmObjects;
-use super::objects::decode_base64;
-use super::templates;
+use super::error::{Error, command_failed, unexpected_response};
+use super::objects::{Certification, KeyBlob, TpmObjects, decode_base64};
+use super::{keys, templates};
 
 /// The public exponent 65537, big endian. The TPM's public areas have zero for it.
 const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];

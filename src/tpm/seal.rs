@@ -1,23 +1,16 @@
 //! Secrets sealed under the SRK, with and without a PCR policy.
 
 use tss_esapi::interface_types::session_handles::PolicySession;
-use tss_esapi::structures::Digest;
-use tss_esapi::structures::SensitiveData;
+use tss_esapi::structures::{Digest, SensitiveData};
 use zeroize::Zeroizing;
 
 use super::connection::TpmConnection;
-use super::error::Error;
-use super::error::RequestError;
-use super::error::command_failed;
-use super::error::is_pcr_changed;
-use super::error::is_policy_failure;
-use super::error::unexpected_response;
-use super::objects::KeyBlob;
-use super::objects::TpmObjects;
-use super::pcrs;
+use super::error::{
+    Error, RequestError, command_failed, is_pcr_changed, is_policy_failure, unexpected_response,
+};
+use super::objects::{KeyBlob, TpmObjects};
 use super::pcrs::PcrValues;
-use super::random;
-use super::templates;
+use super::{pcrs, random, templates};
 
 /// The longest secret that a TPM seals, in bytes (TPM 2.0 Part 2, section 11.1.14: MAX_SYM_DATA).
 const MAX_SEALED_LEN: usize = 128;

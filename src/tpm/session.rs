@@ -3,22 +3,17 @@
 //! The parameter encryption is AES-128-CFB in both directions. An unsalted session with parameter encryption
 //! protects nothing, and libtss2 from 4.2 on refuses it.
 
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tss_esapi::Context;
 use tss_esapi::attributes::SessionAttributesBuilder;
 use tss_esapi::constants::SessionType;
-use tss_esapi::handles::KeyHandle;
-use tss_esapi::handles::ObjectHandle;
-use tss_esapi::handles::SessionHandle;
+use tss_esapi::handles::{KeyHandle, ObjectHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::SymmetricDefinition;
 
-use super::error::Error;
-use super::error::command_failed;
-use super::error::unexpected_response;
+use super::error::{Error, command_failed, unexpected_response};
 
 /// An HMAC session is replaced after this many commands or this long; both are far below any cryptographic
 /// limit.

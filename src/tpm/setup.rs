@@ -7,16 +7,11 @@ use tss_esapi::interface_types::resource_handles::Hierarchy;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::Public;
 
-use super::capabilities::FIRST_SESSION_HANDLE;
-use super::capabilities::FIRST_TRANSIENT_HANDLE;
-use super::capabilities::list_handles;
+use super::capabilities::{FIRST_SESSION_HANDLE, FIRST_TRANSIENT_HANDLE, list_handles};
 use super::config::Tcti;
-use super::error::Error;
-use super::error::command_failed;
-use super::error::unexpected_response;
-use super::esys;
+use super::error::{Error, command_failed, unexpected_response};
 use super::esys::EsysContext;
-use super::templates;
+use super::{esys, templates};
 
 /// TSS2_TCTI_RC_IO_ERROR
 const TCTI_IO_ERROR: u32 = 0x000A_000A;

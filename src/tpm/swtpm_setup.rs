@@ -3,34 +3,22 @@
 //! swtpm_setup 0.7 certifies an RSA-2048 and an ECC P-384 EK. The host's id is derived from the ECC P-256 EK,
 //! which most hardware TPMs have, so its certificate is created and stored here in the same way.
 
-use std::env;
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs, io};
 
 use data_encoding::HEXLOWER;
 use tss_esapi::attributes::NvIndexAttributesBuilder;
 use tss_esapi::handles::NvIndexTpmHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::resource_handles::NvAuth;
-use tss_esapi::interface_types::resource_handles::Provision;
-use tss_esapi::structures::MaxNvBuffer;
-use tss_esapi::structures::NvPublic;
+use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
+use tss_esapi::structures::{MaxNvBuffer, NvPublic};
 
 use super::config::Tcti;
 use super::connection::TpmConnection;
-use super::ek_certificate;
-use super::error::Error;
-use super::error::command_failed;
-use super::nv_index;
-use super::swtpm_process::SwtpmProcess;
-use super::swtpm_process::kill_with_parent;
-use super::swtpm_process::last_log_line;
-use super::swtpm_process::with_install_hint;
-use super::swtpm_process::with_path;
+use super::error::{Error, command_failed};
+use super::swtpm_process::{SwtpmProcess, kill_with_parent, last_log_line, with_install_hint, with_path};
+use super::{ek_certificate, nv_index};
 
 /// The finished TPM's directory. It appears by a rename, so it is complete whenever it exists.
 pub(super) const TPM_DIR: &str = "tpm";

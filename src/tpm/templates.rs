@@ -3,32 +3,18 @@
 //! SRK and EKs follow the TCG's templates to the byte, since a primary key is derived from its template.
 
 use ring::digest;
-use tss_esapi::attributes::ObjectAttributes;
-use tss_esapi::attributes::ObjectAttributesBuilder;
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
-use tss_esapi::interface_types::algorithm::PublicAlgorithm;
+use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
+use tss_esapi::interface_types::algorithm::{HashingAlgorithm, PublicAlgorithm};
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
-use tss_esapi::structures::Digest;
-use tss_esapi::structures::EccParameter;
-use tss_esapi::structures::EccPoint;
-use tss_esapi::structures::EccScheme;
-use tss_esapi::structures::HashScheme;
-use tss_esapi::structures::KeyDerivationFunctionScheme;
-use tss_esapi::structures::KeyedHashScheme;
-use tss_esapi::structures::Public;
-use tss_esapi::structures::PublicBuilder;
-use tss_esapi::structures::PublicEccParameters;
-use tss_esapi::structures::PublicKeyRsa;
-use tss_esapi::structures::PublicKeyedHashParameters;
-use tss_esapi::structures::PublicRsaParameters;
-use tss_esapi::structures::RsaExponent;
-use tss_esapi::structures::RsaScheme;
-use tss_esapi::structures::SymmetricDefinitionObject;
+use tss_esapi::structures::{
+    Digest, EccParameter, EccPoint, EccScheme, HashScheme, KeyDerivationFunctionScheme, KeyedHashScheme,
+    Public, PublicBuilder, PublicEccParameters, PublicKeyRsa, PublicKeyedHashParameters, PublicRsaParameters,
+    RsaExponent, RsaScheme, SymmetricDefinitionObject,
+};
 use tss_esapi::traits::Marshall;
 
-use super::error::Error;
-use super::error::command_failed;
+use super::error::{Error, command_failed};
 
 /// The storage root key: ECC P-256 under the owner, no policy, outside the dictionary attack counter.
 ///
