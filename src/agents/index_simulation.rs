@@ -1,4 +1,6 @@
 //! Compares what the index finds with a comparison of every agent, over generated agents and processes.
+//!
+//! `mod.rs` compiles this file for tests alone: an `unwrap` here fails the test.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

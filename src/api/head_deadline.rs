@@ -1,7 +1,7 @@
 //! The time in which the head of a connection's next request has to arrive.
 //!
 //! The HTTP library's own timeout creates, registers and removes a timer for each request. Here a request
-//! only stores when the wait began, and the connection's one timer is set anew only when it fires.
+//! only stores when the wait began, and the connection's one timer is set again only when it fires.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -39,7 +39,7 @@ pub(super) struct Findings {
     pub(super) set_aside: Option<String>,
     /// Gaps before the last line that no record declares.
     pub(super) gaps: Option<String>,
-    /// Why the Merkle tree over the records begins anew; `None` if it does not.
+    /// Why the Merkle tree over the records begins again; `None` if it does not.
     pub(super) restarted: Option<String>,
 }
 

@@ -18,7 +18,7 @@ use super::line::{LineId, WholeLine};
 use crate::verify::audit::merkle::{Frontier, leaf_hash};
 use crate::verify::audit::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, KEYS_FILE, KeysLine, TreeState};
 
-/// Bytes of the log that are hashed again at the start. Further ones are not: the tree begins anew.
+/// Bytes of the log that are hashed again at the start. Further ones are not: the tree begins again.
 const MAX_REBUILT: u64 = 256 << 20;
 /// Bytes at the end of a file of entries that are searched for the last entry, at first and at most.
 const FIRST_TAIL_LEN: u64 = 64 << 10;
@@ -42,7 +42,7 @@ pub(super) struct LogTree {
 }
 
 impl LogTree {
-    /// The tree of a log that ends with the record `last`. If it cannot be continued, it begins anew behind that record
+    /// The tree of a log that ends with the record `last`. If it cannot be continued, it begins again behind that record
     /// with another log id; the second value says so. `current` is the file that is appended to.
     pub(super) fn restore(dir: &Path, current: &Path, last: LineId) -> io::Result<(LogTree, Option<String>)> {
         cut_incomplete_entry(&entries_file(current))?;
@@ -59,7 +59,7 @@ impl LogTree {
         let report = had_state.then(|| {
             format!(
                 "the Merkle tree over the audit log could not be continued after record {}: its state, or records since, \
-                 are missing or damaged; it begins anew with another log id",
+                 are missing or damaged; it begins again with another log id",
                 last.seq
             )
         });

@@ -341,7 +341,7 @@ impl StateManifest {
     }
 
     /// A key for the purpose of this label, which is the same for as long as the manifest is. A manifest that is made
-    /// anew, because an older state was accepted, has other keys.
+    /// again, because an older state was accepted, has other keys.
     pub(super) fn derived_key(&self, label: &str) -> Zeroizing<[u8; 32]> {
         // No JSON of a manifest begins like this, so that this is no MAC of one.
         let message = format!("hostbadge derived key: {label}");

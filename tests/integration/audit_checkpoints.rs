@@ -207,7 +207,7 @@ fn an_index_that_was_deleted_is_recorded_and_the_verification_shows_the_break() 
     let (valid, report) = verify(&machine.host);
     assert!(!valid);
     assert_eq!(report["first_bad"]["kind"], "checkpoint-gap", "{report}");
-    assert!(report["first_bad"]["message"].as_str().unwrap().contains("defined anew"), "{report}");
+    assert!(report["first_bad"]["message"].as_str().unwrap().contains("defined again"), "{report}");
 }
 
 #[test]

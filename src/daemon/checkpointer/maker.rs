@@ -137,7 +137,7 @@ impl Maker {
             Some(file) => {
                 let message = format!(
                     "the TPM has another AK than at the checkpoint of record {}, because it was cleared, replaced or \
-                     provisioned anew; checkpoints go on with AK {ak}",
+                     provisioned again; checkpoints go on with AK {ak}",
                     file.seq
                 );
                 self.create_index(&tpm, &ak, Event::AuditIndexChanged, &message).await?
@@ -192,7 +192,7 @@ impl Maker {
             AuditIndexState::Value(value) => {
                 let message = format!(
                     "the NV index {index:#x} has another value than {after}: another program extended it, it was \
-                     defined anew, or the state directory is an older copy"
+                     defined again, or the state directory is an older copy"
                 );
                 let file = CheckpointFile { value: HEXLOWER.encode(&value), pending: None, ..file };
                 self.write(&file).await?;
@@ -200,7 +200,7 @@ impl Maker {
                 return Ok(file);
             }
             AuditIndexState::Absent => "was deleted",
-            AuditIndexState::Unwritten => "was deleted and defined anew",
+            AuditIndexState::Unwritten => "was deleted and defined again",
             AuditIndexState::Foreign => "was deleted and defined otherwise",
         };
         let message = format!("the NV index {index:#x} {gone} {after}; checkpoints go on with a new one");

@@ -32,13 +32,13 @@ pub enum FindingKind {
     Checkpoint,
     /// A checkpoint is valid, and the records are not those that it is of.
     CheckpointMismatch,
-    /// The NV index has moved between two checkpoints, or began anew.
+    /// The NV index has moved between two checkpoints, or began again.
     CheckpointGap,
     /// The time between two checkpoints is longer than it should be.
     CheckpointLate,
     /// The TPM's clock contradicts the order or the times of the checkpoints.
     TpmClock,
-    /// The log began anew with another id.
+    /// The log began again with another id.
     LogRestarted,
     /// Another AK or NV index is used from here on.
     TpmChanged,

@@ -327,7 +327,7 @@ fn a_removed_checkpoint_and_an_index_that_moved_otherwise_are_found() {
     log.write(1);
     log.checkpoint();
     let report = verify(&log);
-    assert!(report.first_bad().unwrap().message.contains("deleted and defined anew"), "{report:#?}");
+    assert!(report.first_bad().unwrap().message.contains("deleted and defined again"), "{report:#?}");
 }
 
 /// Each forgery of one part, made with the real keys where the forger could use them.
@@ -499,7 +499,7 @@ fn clocks_that_run_backwards_are_found() {
     assert_eq!(backwards(|tpm| tpm.resets -= 1), (FindingKind::TpmClock, Some(2)));
 }
 
-/// Who deletes the index, defines it anew and extends it again as before can write another history from any point on.
+/// Who deletes the index, defines it again and extends it again as before can write another history from any point on.
 /// The TPM's clock shows when that was.
 #[test]
 fn checkpoints_that_were_made_later_than_they_say_are_told() {

@@ -101,7 +101,7 @@ fn check_value(previous: &Previous, before: &Hash, found: &mut Vec<Found>) {
     }
     let seq = previous.seq;
     let text = match *before == first_value() {
-        true => format!("the NV index was deleted and defined anew after the checkpoint of record {seq}"),
+        true => format!("the NV index was deleted and defined again after the checkpoint of record {seq}"),
         false => format!(
             "the NV index was extended after the checkpoint of record {seq}: a checkpoint is missing, or another \
              program extended the index"

@@ -297,7 +297,7 @@ impl Verifier<'_> {
                 Severity::Warning,
                 FindingKind::LogRestarted,
                 format!(
-                    "the tree begins anew after record {}, with another log id: it could not be continued, as after \
+                    "the tree begins again after record {}, with another log id: it could not be continued, as after \
                      damage or a move of the log",
                     head.seq
                 ),
