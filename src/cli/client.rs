@@ -183,7 +183,7 @@ fn connect_error(socket: &Path, error: &io::Error) -> CliError {
         io::ErrorKind::PermissionDenied => {
             return CliError::Local(format!(
                 "{path}: permission denied: this user may not connect; the admin socket is for root and members of \
-                 the admin group"
+                 the admin group, metrics.sock also for those of the metrics group"
             ));
         }
         _ if socket.as_os_str().len() > MAX_SOCKET_PATH_LEN => {

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-/// Largest `agents`.
-const MAX_AGENTS: usize = 1000;
+/// Largest `agents`, also that of a request for metrics.
+pub const MAX_AGENT_SERIES: usize = 1000;
 
 /// The table `[metrics]`: who may read metrics, and how much they say of single agents.
 #[derive(Clone, Debug, Deserialize)]
@@ -24,7 +24,7 @@ impl Default for MetricsSection {
 
 pub(super) fn check_metrics(metrics: &MetricsSection) -> Vec<String> {
     match metrics.agents {
-        0..=MAX_AGENTS => Vec::new(),
-        _ => vec![format!("agents must be at most {MAX_AGENTS}")],
+        0..=MAX_AGENT_SERIES => Vec::new(),
+        _ => vec![format!("agents must be at most {MAX_AGENT_SERIES}")],
     }
 }

@@ -14,6 +14,11 @@ use crate::peer::{Peer, PeerLookup};
 use crate::policy::{AdminGroupProblem, AdminPolicy, ErrorCode, RateLimitKey};
 use crate::wire::admin::{AuditResponse, MAX_AUDIT_RECORDS, MissingRecords};
 
+/// Why other callers are refused on the admin socket.
+const FOR_ADMINISTRATORS: &str = "the admin socket is for root and the admin group";
+/// Why other callers get no metrics.
+const FOR_MONITORS: &str = "metrics are for root, the admin group and the metrics group ([metrics] group)";
+
 /// A caller that may administer: root, a member of the admin group, or the user of a development host. Only
 /// [`IdentityService::authenticate_admin`] makes one.
 #[derive(Clone, Debug)]
@@ -56,7 +61,7 @@ impl IdentityService {
     /// # Errors
     /// A recorded refusal where the caller may not administer or cannot be read.
     pub async fn authenticate_admin(&self, lookup: PeerLookup) -> Result<Admin, RequestError> {
-        let peer = self.authenticate(lookup, AdminPolicy::is_admin).await?;
+        let peer = self.authenticate(lookup, AdminPolicy::is_admin, FOR_ADMINISTRATORS).await?;
         Ok(Admin { peer })
     }
 
@@ -65,7 +70,7 @@ impl IdentityService {
     /// # Errors
     /// A recorded refusal where the caller may not, or cannot be read.
     pub async fn authenticate_monitor(&self, lookup: PeerLookup) -> Result<Monitor, RequestError> {
-        self.authenticate(lookup, AdminPolicy::is_monitor).await?;
+        self.authenticate(lookup, AdminPolicy::is_monitor, FOR_MONITORS).await?;
         Ok(Monitor(()))
     }
 
@@ -73,6 +78,7 @@ impl IdentityService {
         &self,
         lookup: PeerLookup,
         is_permitted: fn(&AdminPolicy, &Peer) -> bool,
+        who_may: &'static str,
     ) -> Result<Peer, RequestError> {
         let authenticated = self.require_peer(lookup).and_then(|peer| {
             if is_permitted(&self.deps.admin_policy, &peer) {
@@ -84,8 +90,10 @@ impl IdentityService {
                 return Err(Rejection::new(ErrorCode::TemporarilyUnavailable, description, &peer));
             }
             let description = match peer.has_too_many_groups() {
-                false => "the admin socket is for root and the admin group",
-                true => "this process is in too many groups to be recognized as a member of the admin group",
+                false => who_may,
+                true => {
+                    "this process is in too many groups to be recognized as a member of one that may do this"
+                }
             };
             Err(Rejection::new(ErrorCode::AccessDenied, description, &peer))
         });

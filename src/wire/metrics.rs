@@ -1,4 +1,3 @@
-//! `GET /v1/metrics`: bounds of its query. The response is no JSON.
+//! `GET /v1/metrics`: the bound of its query, which is that of `[metrics]` too. The response is no JSON.
 
-/// Largest `agents` of `GET /v1/metrics`, and of `[metrics]` in the configuration.
-pub const MAX_AGENT_SERIES: usize = 1000;
+pub use crate::config::MAX_AGENT_SERIES;

@@ -46,6 +46,7 @@ fn the_alert_rules_are_valid_and_fire_when_they_should() {
     let parsed: Value = serde_norway::from_str(&rules()).unwrap();
     let tests: Value = serde_norway::from_str(&tests).unwrap();
     let tests = tests["tests"].as_array().unwrap();
+    let guide = fs::read_to_string(file("docs/guide/monitoring.md")).unwrap();
     for rule in parsed["groups"][0]["rules"].as_array().unwrap() {
         let name = &rule["alert"];
         let of_alert = |test: &&Value| {
@@ -60,6 +61,8 @@ fn the_alert_rules_are_valid_and_fire_when_they_should() {
             healthy.iter().any(|one| one["alertname"] == *name),
             "{name} is not tested on the healthy host"
         );
+        let name = name.as_str().unwrap();
+        assert!(guide.contains(&format!("`{name}`")), "{name} is not in the guide");
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    /// Asks the daemon; the status only if that of `last` is older than 5 s.
+    /// Asks the daemon; the status only if that of `last` is older than 5 s, or of a daemon that was started before.
     pub(super) async fn take(
         common: &CommonArgs,
         last: Option<&Measurement>,
@@ -35,7 +35,11 @@ impl Measurement {
         let path = format!("/v1/metrics?agents={AGENTS}");
         let samples = read_samples(&client::get_text(&common.admin_socket, &path).await?)?;
         let (taken_at, time) = (Instant::now(), Clock::System.now());
-        let recent = last.filter(|last| taken_at.duration_since(last.status_at) < STATUS_INTERVAL);
+        let started = |samples: &Samples| samples.sum("hostbadge_start_time_seconds", &[]);
+        let recent = last.filter(|last| {
+            taken_at.duration_since(last.status_at) < STATUS_INTERVAL
+                && started(&last.samples) == started(&samples)
+        });
         let (status, status_at) = match recent {
             Some(last) => (last.status.clone(), last.status_at),
             None => (client::get::<StatusResponse>(&common.admin_socket, "/v1/status").await?.body, taken_at),

@@ -83,12 +83,19 @@ async fn watch(common: &CommonArgs, mut last: Measurement, view: View) -> Result
     let mut shown = Ok(view);
     loop {
         draw(&terminal, &shown)?;
-        let due = Instant::now() + INTERVAL;
-        if let Some(end) = wait(&terminal, &mut signals, due, || draw(&terminal, &shown)).await? {
+        let draw_again = || draw(&terminal, &shown);
+        let due = sleep_until(Instant::now() + INTERVAL);
+        if let Err(end) = until_done(due, &terminal, &mut signals, draw_again).await? {
             return Ok(end);
         }
+        // A daemon that does not answer does not keep the user in the view.
+        let taken = Measurement::take(common, Some(&last));
+        let taken = match until_done(taken, &terminal, &mut signals, draw_again).await? {
+            Ok(taken) => taken,
+            Err(end) => return Ok(end),
+        };
         // A daemon that restarts is shown as such, and the view continues.
-        shown = match Measurement::take(common, Some(&last)).await {
+        shown = match taken {
             Ok(measurement) => {
                 let view = View::new(&measurement, Some(&last));
                 last = measurement;
@@ -99,24 +106,26 @@ async fn watch(common: &CommonArgs, mut last: Measurement, view: View) -> Result
     }
 }
 
-/// Waits until it is time for the next view. A change of the terminal's size has the present one drawn again.
-async fn wait(
+/// Waits for the result of `work`; `Err` says that the user ended the view meanwhile. A change of the terminal's size has
+/// the present view drawn again.
+async fn until_done<T>(
+    work: impl Future<Output = T>,
     terminal: &Terminal,
     signals: &mut Signals,
-    due: Instant,
     draw_again: impl Fn() -> Result<(), CliError>,
-) -> Result<Option<End>, CliError> {
+) -> Result<Result<T, End>, CliError> {
+    let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
-            () = sleep_until(due) => return Ok(None),
+            done = &mut work => return Ok(Ok(done)),
             key = terminal.key() => match key {
-                b'q' | b'Q' => return Ok(Some(End::Quit)),
+                b'q' | b'Q' => return Ok(Err(End::Quit)),
                 _ => {}
             },
             _ = signals.resized.recv() => draw_again()?,
-            _ = signals.interrupted.recv() => return Ok(Some(End::Interrupted)),
-            _ = signals.terminated.recv() => return Ok(Some(End::Interrupted)),
-            _ = signals.hung_up.recv() => return Ok(Some(End::Interrupted)),
+            _ = signals.interrupted.recv() => return Ok(Err(End::Interrupted)),
+            _ = signals.terminated.recv() => return Ok(Err(End::Interrupted)),
+            _ = signals.hung_up.recv() => return Ok(Err(End::Interrupted)),
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn render(view: &View, width: usize, height: Option<usize>) -> Vec<St
     lines.push(String::new());
     lines.extend(requests(view, height));
     let alerts = alerts(view, width, height);
-    // An empty line, the heading, and at least one agent.
+    // An empty line and the heading.
     let room = height.map_or(usize::MAX, |height| height.saturating_sub(lines.len() + alerts.len() + 2));
     lines.push(String::new());
     lines.extend(agents(view, room));

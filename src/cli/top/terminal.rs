@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use nix::errno::Errno;
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
 use nix::unistd::read;
 use tokio::io::Interest;
@@ -125,9 +126,12 @@ impl Terminal {
             let Ok(mut ready) = keys.readable().await else { return std::future::pending().await };
             let mut byte = [0];
             match read(keys.get_ref(), &mut byte) {
-                // No key is left, or the terminal has gone, and SIGHUP ends the view.
-                Ok(0) | Err(_) => ready.clear_ready(),
-                Ok(_) => return byte[0],
+                Ok(1..) => return byte[0],
+                Err(Errno::EINTR) => {}
+                // No key is left.
+                Ok(0) if !ready.ready().is_read_closed() => ready.clear_ready(),
+                // The terminal has gone; SIGHUP, or output that fails, ends the view.
+                Ok(0) | Err(_) => return std::future::pending().await,
             }
         }
     }

@@ -80,6 +80,7 @@ impl View {
 fn alerts(status: &StatusResponse) -> Vec<String> {
     let audit = &status.audit;
     let mut alerts: Vec<String> = status.issuer_blocked_reason.iter().cloned().collect();
+    alerts.extend(status.hidden_processes.iter().cloned());
     alerts
         .extend(audit.problem.as_ref().map(|problem| format!("the audit log cannot be written: {problem}")));
     if status.tpm.state != "ready" {
@@ -88,6 +89,14 @@ fn alerts(status: &StatusResponse) -> Vec<String> {
     alerts.extend(status.posture_reason.iter().map(|reason| format!("posture {}: {reason}", status.posture)));
     alerts.extend(status.warnings.iter().cloned());
     alerts.extend(audit.disk_fault.iter().chain(&audit.filling).cloned());
+    let checkpoint = audit.checkpoint.problem.iter();
+    alerts.extend(checkpoint.map(|problem| format!("no checkpoint of the audit log can be made: {problem}")));
+    if status.anomalies.alerts > 0 {
+        let number = status.anomalies.alerts;
+        alerts.push(format!(
+            "alerts of rules for anomalies in the last day: {number} (hostbadge anomaly list)"
+        ));
+    }
     alerts.extend(status.workers.problem.iter().cloned());
     alerts.extend(status.ca.blocked_reason.iter().map(|reason| format!("the CA is not renewed: {reason}")));
     alerts.extend(status.rsa_blocked_reason.iter().cloned());

@@ -59,7 +59,7 @@ metrics! {
     KEY_CREATED = Gauge "key_created_timestamp" in Seconds ["kind"] "When the oldest active key of each kind was made";
     KEY_NEXT_STEP = Gauge "key_next_step_timestamp" in Seconds ["kind"] "When the first step of an active key of each kind is due: a successor, or its renewal";
     KEYS_BLOCKED = Gauge "key_rotation_blocked" [] "1 while a step of the rotation that is due cannot be made";
-    CERTIFICATE_NOT_BEFORE = Gauge "certificate_not_before_timestamp" in Seconds ["certificate"] "Start of the validity of the host certificate and the active issuing CA";
+    CERTIFICATE_NOT_BEFORE = Gauge "certificate_not_before_timestamp" in Seconds ["certificate"] "Start of the validity of the host certificate, and when the active issuing CA was made";
     CERTIFICATE_NOT_AFTER = Gauge "certificate_not_after_timestamp" in Seconds ["certificate"] "End of the validity of the host certificate and the active issuing CA";
 
     AUDIT_RECORDS = Counter "audit_records" ["event"] "Records of the audit log by their event";
@@ -67,7 +67,7 @@ metrics! {
     AUDIT_UNSYNCED = Gauge "audit_unsynced_records" [] "Records that may not be on the disk yet";
     AUDIT_QUEUED = Gauge "audit_queued_records" [] "Records that wait to be written";
     AUDIT_WRITE_DURATION = Histogram "audit_write_duration" in Seconds [] "Time of writes to the audit log, each of one record or several";
-    AUDIT_SYNC_DURATION = Histogram "audit_sync_duration" in Seconds [] "Time to sync the audit log to its disk, at most once a second";
+    AUDIT_SYNC_DURATION = Histogram "audit_sync_duration" in Seconds [] "Time to sync the audit log to its disk";
     AUDIT_WRITE_FAILURES = Counter "audit_write_failures" [] "Writes to the audit log that failed";
     AUDIT_WRITABLE = Gauge "audit_writable" [] "1 while the audit log can be written; nothing is issued while it cannot";
     AUDIT_PROBLEM = Gauge "audit_disk_problem" ["problem"] "1 for what is wrong with the disk of the audit log although it can be written";
