@@ -35,8 +35,9 @@ demo: build ## show tokens, a denied caller and the audit log on a temporary hos
 run: build ## run a development host in ./dev until Ctrl-C; it prints a curl command to try
 	$(TARGET)/debug/hostbadged --dev $(DEV)
 
-lint: ## check the format, and run clippy with warnings as errors
+lint: ## check the format and the lock file of fuzz/, and run clippy with warnings as errors
 	$(CARGO) fmt --check
+	@$(CARGO) metadata --locked --format-version 1 --manifest-path fuzz/Cargo.toml >/dev/null
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
 doc: ## build the crate's documentation with warnings as errors
