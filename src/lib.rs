@@ -62,6 +62,7 @@
 //! | `peer` | the calling process: SO_PEERCRED, pidfd, cgroup, executable |
 //! | [`secrets`] | finds secrets in text by their form |
 //! | [`agents`] | registered agents: `agents.d`, selectors, grants, identification |
+//! | [`approvals`] | requests that wait for the approval of an administrator |
 //! | [`policy`] | decisions, refusals and rate limits |
 //! | [`credentials`] | sealed credentials of others: values, versions, release |
 //! | [`issue`] | issuing keys and their rotation; tokens, evidence and published documents |
@@ -144,6 +145,7 @@
 pub mod agents;
 pub mod anomaly;
 pub mod api;
+pub mod approvals;
 pub mod audit;
 pub mod cli;
 pub mod clock;

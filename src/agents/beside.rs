@@ -34,6 +34,8 @@ pub struct EvaluatedAttributes {
     pub posture: bool,
     /// Where the key of a token is kept.
     pub assurance: bool,
+    /// Whether a person has approved what is requested.
+    pub approved: bool,
     /// The digest of the executable, which a request has if a condition of its agent needs it.
     pub exe_sha256: bool,
 }

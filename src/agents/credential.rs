@@ -6,6 +6,7 @@ use toml::value::Datetime;
 
 use crate::config::{Diagnostic, Key, Kind, PostureMode, SourceFile};
 
+use super::approval_mode::ApprovalMode;
 use super::name::is_valid_name;
 use super::time_limits::{self, EXPIRES_KEY, HOURS_KEY, TimeLimits};
 
@@ -23,6 +24,9 @@ pub struct CredentialGrant {
     /// How the host's posture affects the permission; `None` applies the host's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub posture: Option<PostureMode>,
+    /// Whether an administrator has to approve requests for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalMode>,
     /// When the permission counts.
     #[serde(skip)]
     pub limits: TimeLimits,
@@ -47,6 +51,7 @@ pub(super) struct RawCredential {
     #[serde(default, rename = "use")]
     usage: CredentialUse,
     posture: Option<PostureMode>,
+    approval: Option<ApprovalMode>,
     expires: Option<Spanned<Datetime>>,
     hours: Option<Spanned<String>>,
 }
@@ -56,6 +61,7 @@ impl RawCredential {
         Key::required("name", Kind::Text("\"github-bot\"")),
         Key::optional("use", Kind::Choice(&["inject", "release"])),
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
+        Key::optional("approval", Kind::Choice(ApprovalMode::VALUES)),
         EXPIRES_KEY,
         HOURS_KEY,
     ];
@@ -94,7 +100,13 @@ impl RawCredential {
             ));
         }
         let limits = time_limits::validate(self.expires, self.hours, source, faults);
-        Some(CredentialGrant { name: name.into_inner(), usage: self.usage, posture: self.posture, limits })
+        Some(CredentialGrant {
+            name: name.into_inner(),
+            usage: self.usage,
+            posture: self.posture,
+            approval: self.approval,
+            limits,
+        })
     }
 }
 

@@ -9,6 +9,7 @@ use toml::value::Datetime;
 
 use crate::config::{Diagnostic, Key, Kind, PostureMode, RawDuration, SourceFile};
 
+use super::approval_mode::ApprovalMode;
 use super::time_limits::{self, EXPIRES_KEY, HOURS_KEY, TimeLimits};
 
 /// Longest lifetime that a grant may allow: 1 hour.
@@ -44,6 +45,9 @@ pub struct Grant {
     /// Whether the tokens have a status in a status list; `None` applies the host's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status_list: Option<bool>,
+    /// Whether an administrator has to approve requests for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalMode>,
     /// When the grant counts.
     #[serde(skip)]
     pub limits: TimeLimits,
@@ -119,6 +123,7 @@ pub(super) struct RawGrant {
     posture: Option<PostureMode>,
     status_list: Option<bool>,
     bind: Option<Spanned<Bind>>,
+    approval: Option<ApprovalMode>,
     expires: Option<Spanned<Datetime>>,
     hours: Option<Spanned<String>>,
 }
@@ -135,6 +140,7 @@ impl RawGrant {
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
         Key::optional("status_list", Kind::Boolean),
         Key::optional("bind", Kind::Choice(&["none", "dpop", "mtls"])),
+        Key::optional("approval", Kind::Choice(ApprovalMode::VALUES)),
         EXPIRES_KEY,
         HOURS_KEY,
     ];
@@ -236,6 +242,7 @@ impl RawGrant {
             typ: self.typ,
             posture: self.posture,
             status_list: self.status_list,
+            approval: self.approval,
             limits,
         })
     }

@@ -186,6 +186,14 @@ fn error_of(failure: &Failure, entry: &AgentEntry) -> IdentifyError {
 }
 
 impl AgentRegistry {
+    /// The SHA-256 digest of the peer's executable, which is read unless it is known.
+    ///
+    /// # Errors
+    /// As [`crate::peer::PeerInfo::compute_exe_sha256`].
+    pub async fn exe_sha256(&self, peer: &Peer) -> Result<Sha256Digest, DigestError> {
+        peer.compute_exe_sha256(self.digest_cache()).await
+    }
+
     /// Compares `peer` with all agents, without waiting.
     pub fn candidates(&self, peer: &Peer) -> Candidates {
         let registrations = self.registrations();

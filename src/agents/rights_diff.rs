@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::config::PostureMode;
 
 use super::agent_set::AgentSet;
+use super::approval_mode::ApprovalMode;
 use super::beside::EvaluatedAttributes;
 use super::credential::{CredentialGrant, CredentialUse};
 use super::entry::AgentEntry;
@@ -163,6 +164,7 @@ impl Differences {
                         before.usage == CredentialUse::Inject && credential.usage == CredentialUse::Release;
                     change.note_if(before.usage != credential.usage, "use", is_released);
                     change.posture(before.posture, credential.posture, self.evaluates);
+                    change.approval(before.approval, credential.approval, self.evaluates);
                     change.limits(&before.limits, &credential.limits);
                     self.add(holder, &format!("credential {name}:{}", change.text), change.widens);
                 }
@@ -202,6 +204,16 @@ impl Change {
         self.note_if(old != new, "posture", widens || evaluates.posture);
     }
 
+    /// A policy may permit only what a person has approved, so that a grant which requires it may give more.
+    fn approval(
+        &mut self,
+        old: Option<ApprovalMode>,
+        new: Option<ApprovalMode>,
+        evaluates: EvaluatedAttributes,
+    ) {
+        self.note_if(old != new, "approval", new < old || evaluates.approved);
+    }
+
     fn limits(&mut self, old: &TimeLimits, new: &TimeLimits) {
         let lasts_longer = match (old.expires, new.expires) {
             (Some(old), Some(new)) => new > old,
@@ -232,6 +244,7 @@ fn compare_grants(old: &Grant, new: &Grant, evaluates: EvaluatedAttributes) -> C
     change.note_if(old.alg != new.alg, "alg", false);
     change.note_if(old.typ != new.typ, "typ", new.typ == TokenTyp::Jwt);
     change.posture(old.posture, new.posture, evaluates);
+    change.approval(old.approval, new.approval, evaluates);
     // A token without a status is valid at relying parties until it expires. Without the key, the configuration
     // decides, which may say either.
     let widens = new.status_list != Some(true) && old.status_list != Some(false);
@@ -291,6 +304,8 @@ mod tests {
         assert_widens("", "typ = \"JWT\"", "grant for https://x: typ");
         assert_widens("posture = \"enforce\"", "posture = \"warn\"", "grant for https://x: posture");
         assert_widens("posture = \"warn\"", "posture = \"off\"", "grant for https://x: posture");
+        assert_widens("approval = \"each\"", "approval = \"task\"", "grant for https://x: approval");
+        assert_widens("approval = \"task\"", "", "grant for https://x: approval");
         assert_widens("status_list = true", "", "grant for https://x: status_list");
         assert_widens("", "status_list = false", "grant for https://x: status_list");
         assert_widens("expires = 2027-01-01", "expires = 2027-01-02", "grant for https://x: expires");
@@ -307,6 +322,11 @@ mod tests {
             "[[credential]]\nname = \"c\"",
             "[[credential]]\nname = \"c\"\nuse = \"release\"",
             "credential c: use",
+        );
+        assert_widens(
+            "[[credential]]\nname = \"c\"\napproval = \"each\"",
+            "[[credential]]\nname = \"c\"",
+            "credential c: approval",
         );
     }
 

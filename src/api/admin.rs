@@ -43,10 +43,12 @@ enum AdminHandler {
     Agents,
     Anomalies,
     AnomaliesOfAgent,
+    Approvals,
     Approve,
     AuditRecords,
     Clock,
     Credentials,
+    DecideApproval,
     EnrollActivate,
     EnrollRequest,
     Keys,
@@ -136,6 +138,8 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/anomalies",           body: NONE, role: Admin(Anomalies) },
         Route { verb: Get,  path: "/v1/anomalies/{name}",    body: NONE, role: Admin(AnomaliesOfAgent) },
         Route { verb: Post, path: "/v1/anomalies/resume",    body: BODY, role: Root(ResumeAgent) },
+        Route { verb: Get,  path: "/v1/approvals",           body: NONE, role: Admin(Approvals) },
+        Route { verb: Post, path: "/v1/approvals/decide",    body: BODY, role: Admin(DecideApproval) },
         Route { verb: Post, path: "/v1/leak",                body: BODY, role: Admin(Leak) },
         Route { verb: Post, path: "/v1/freeze",              body: BODY, role: Admin(Freeze) },
         Route { verb: Post, path: "/v1/thaw",                body: NONE, role: Root(Thaw) },
@@ -288,6 +292,10 @@ impl AdminApi {
             }
             AdminHandler::Anomalies => reply::ok(&service.anomalies(admin)),
             AdminHandler::AnomaliesOfAgent => reply::ok(&service.anomalies_of(admin, name)?),
+            AdminHandler::Approvals => reply::ok(&service.approvals(admin)),
+            AdminHandler::DecideApproval => {
+                reply::ok(&service.decide_approval(admin, parse::decide_request(body)?).await?)
+            }
             AdminHandler::Leak => reply::ok(&service.leak(admin, parse::leak_request(body)?).await?),
             AdminHandler::Freeze => reply::ok(&service.freeze(admin, parse::freeze_request(body)?).await?),
             AdminHandler::Tenants => reply::ok(&service.tenants(admin)?),

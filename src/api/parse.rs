@@ -16,6 +16,7 @@ use crate::wire::agent::{
     AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest, UseNonceRequest,
 };
 use crate::wire::anomaly::ResumeRequest;
+use crate::wire::approvals::DecideRequest;
 use crate::wire::change::ApproveRequest;
 use crate::wire::credentials::{
     PutCredentialRequest, ReleaseRequest, RemoveCredentialRequest, RotateCredentialRequest,
@@ -176,6 +177,15 @@ pub fn remove_tenant_request(body: &RequestBody) -> Result<RemoveTenantRequest, 
 pub fn resume_request(body: &RequestBody) -> Result<ResumeRequest, InvalidRequest> {
     decode_json(&body.bytes)
         .map_err(|e| InvalidRequest::new(format!("the body must be {{\"agent\": NAME}}: {e}")))
+}
+
+pub fn decide_request(body: &RequestBody) -> Result<DecideRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|e| {
+        InvalidRequest::new(format!(
+            "the body must be {{\"id\": ID, \"digest\": D, \"decision\": \"approve\" or \"deny\"}}, and may have \
+             reason: {e}"
+        ))
+    })
 }
 
 /// An empty body is a request without members.

@@ -138,9 +138,10 @@ pub fn method_not_allowed(allow: &'static str) -> Reply {
 /// The reply to a request that was refused or could not be recorded.
 pub fn request_error(request_error: &RequestError) -> Reply {
     let status = match request_error.code() {
-        ErrorCode::InvalidRequest | ErrorCode::InvalidScope | ErrorCode::InvalidTarget => {
-            StatusCode::BAD_REQUEST
-        }
+        ErrorCode::InvalidRequest
+        | ErrorCode::InvalidScope
+        | ErrorCode::InvalidTarget
+        | ErrorCode::AuthorizationPending => StatusCode::BAD_REQUEST,
         ErrorCode::InvalidClient => StatusCode::UNAUTHORIZED,
         ErrorCode::AccessDenied => StatusCode::FORBIDDEN,
         ErrorCode::SlowDown => StatusCode::TOO_MANY_REQUESTS,

@@ -50,6 +50,9 @@ events! {
     AgentResumed "agent-resumed" "133454dbee5a96ac03a449fe037fcc5f" WARN,
     AgentSuspended "agent-suspended" "9c97a6843a9494226ff08e74bcbb89c5" WARN,
     AnomalyDetected "anomaly-detected" "d631b99357f0997dd48fb8eba9ca5bf4" WARN,
+    ApprovalDenied "approval-denied" "e1f4a86c0b9d4d2c87d35a7c16b2f904" WARN,
+    ApprovalGiven "approval-given" "7b0c95e2f6314b8ea4dd02f1c8e65a37" INFO,
+    ApprovalRequested "approval-requested" "c58f1d7e39a24c06b1e80f6ad47392bc" WARN,
     Attested "attested" "b4d4d94ec17b48b396be81aa8faa85ff" INFO,
     AuditFailed "audit-failed" "744a4c4c5d0743c88b66ee8015f61f51" ERROR,
     AuditRecovered "audit-recovered" "8f9c122ad6354bd2868ad5eb00962a07" WARN,
@@ -144,7 +147,7 @@ impl Event {
     /// Returns the outcome that a record of this event has.
     pub fn outcome(self) -> Outcome {
         match self {
-            Event::RequestRefused => Outcome::Refused,
+            Event::ApprovalRequested | Event::RequestRefused => Outcome::Refused,
             Event::Attested
             | Event::CertificateIssued
             | Event::CredentialReleased

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::agents::{AgentEntry, AuthenticatedAgent};
+use crate::approvals::UsedApproval;
 use crate::clock::{Clock, Timestamp};
 use crate::config::escape_unprintable_json;
 use crate::correlation::{self, RequestContext};
@@ -65,6 +66,12 @@ pub(super) struct Record<'a> {
     active: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<ErrorCode>,
+    /// The id of the approval that was used, or that is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<BoundedText<'a>>,
+    /// Who approved it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approved_by: Option<BoundedText<'a>>,
     /// The rule that found something.
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'static str>,
@@ -167,6 +174,8 @@ impl<'a> Record<'a> {
             exp: None,
             active: None,
             reason: None,
+            approval: None,
+            approved_by: None,
             rule: None,
             detail: None,
             suppressed: 0,
@@ -210,6 +219,12 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Adds the approval that a request has used.
+    fn approved(self, used: Option<&'a UsedApproval>) -> Record<'a> {
+        let Some(used) = used else { return self };
+        Record { approval: Some(name(&used.id)), approved_by: Some(name(&used.approved_by)), ..self }
+    }
+
     /// An access token was issued.
     pub(super) fn for_token(token: &'a AccessToken, time: Timestamp) -> Record<'a> {
         let permit = token.permit();
@@ -222,6 +237,7 @@ impl<'a> Record<'a> {
             exp: Some(token.expires().as_secs()),
             ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
+        .approved(permit.used_approval())
     }
 
     /// An X509-SVID was issued.
@@ -283,6 +299,7 @@ impl<'a> Record<'a> {
                 time,
             )
         }
+        .approved(permit.used_approval())
     }
 
     /// A request was refused; `entry` is its agent as it is registered.
@@ -291,7 +308,9 @@ impl<'a> Record<'a> {
         entry: Option<&'a AgentEntry>,
         time: Timestamp,
     ) -> Record<'a> {
-        let record = Record::new(Event::RequestRefused, time);
+        let pending = refusal.pending_approval();
+        let event = if pending.is_some() { Event::ApprovalRequested } else { Event::RequestRefused };
+        let record = Record::new(event, time);
         let record = match entry {
             Some(entry) => record.registered(entry),
             None => record,
@@ -301,6 +320,7 @@ impl<'a> Record<'a> {
             audience: refusal.audience.as_deref().map(from_caller),
             credential: refusal.credential().map(name),
             reason: Some(refusal.code),
+            approval: pending.map(|pending| name(&pending.id)),
             detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
             verdicts: Some(refusal.verdicts()),

@@ -200,9 +200,18 @@ fn format_grant(grant: &AgentGrant) -> String {
         Some(false) => text += ", without a status",
         None => {}
     }
+    text += &format_approval(grant.approval.as_ref());
     text += &format_limits(grant.expires, grant.hours.as_ref());
     text += &format_role(grant.role.as_ref());
     format!("{text}: {}", grant.scopes.join(" "))
+}
+
+fn format_approval(approval: Option<&String>) -> String {
+    match approval.map(String::as_str) {
+        Some("each") => ", after an approval of each request".to_owned(),
+        Some(other) => format!(", after an approval of the {other}"),
+        None => String::new(),
+    }
 }
 
 fn format_limits(expires: Option<Timestamp>, hours: Option<&String>) -> String {

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -9,6 +10,7 @@ use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::output::{print_bytes, print_line};
+use super::pending_approval::{parse_wait, until_approved};
 use crate::wire::credentials::{ReleaseRequest, ReleaseResponse};
 
 #[derive(Args, Debug)]
@@ -24,6 +26,9 @@ pub(super) struct GetArgs {
     /// Print the value even if standard output is a terminal
     #[arg(long)]
     terminal: bool,
+    /// Wait for at most DURATION where an administrator has to approve the request, and repeat it every 5 s
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
+    wait_approval: Option<Duration>,
 }
 
 pub(super) async fn run(common: &CommonArgs, arguments: &GetArgs) -> Result<ExitCode, CliError> {
@@ -39,7 +44,10 @@ pub(super) async fn run(common: &CommonArgs, arguments: &GetArgs) -> Result<Exit
         version: arguments.version,
         agent: arguments.agent.as_deref().map(Into::into),
     };
-    let reply = client::post::<ReleaseResponse<'static>>(&common.socket, "/v1/credential", &request).await?;
+    let reply = until_approved(arguments.wait_approval, async || {
+        client::post::<ReleaseResponse<'static>>(&common.socket, "/v1/credential", &request).await
+    })
+    .await?;
     if common.json {
         return print_json(&reply.raw);
     }

@@ -11,7 +11,14 @@ pub(super) const TOKEN: &str = "Examples:
   hostbadge token https://api.example.com --scope docs.read --ttl 60s
   hostbadge token https://api.example.com --json | jq -r .expires_in
   hostbadge token https://api.example.com --agent researcher --file token.jwt
+  hostbadge token https://api.example.com --wait-approval 10m
   hostbadge token https://api.example.com --watch /run/researcher/token";
+
+pub(super) const APPROVE: &str = "Examples:
+  hostbadge approve list
+  hostbadge approve show 4f0c1d9a2e
+  hostbadge approve yes 4f0c1d9a2e
+  hostbadge approve no 4f0c1d9a2e --reason \"not before the release\"";
 
 pub(super) const CERTIFICATE: &str = "Examples:
   hostbadge certificate --output svid

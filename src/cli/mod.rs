@@ -8,6 +8,7 @@ mod agent_lint;
 mod agent_list;
 mod agent_new;
 mod anomaly;
+mod approve;
 mod attest;
 mod audit;
 mod audit_cursor;
@@ -45,6 +46,7 @@ mod metrics;
 mod nonce;
 mod offboard;
 mod output;
+mod pending_approval;
 mod policy;
 mod policy_why;
 mod posture;
@@ -159,6 +161,9 @@ enum CliSubcommand {
     /// List what agents did that they did not before, and resume an agent that a rule suspended (administrators)
     #[command(subcommand, after_long_help = examples::ANOMALY)]
     Anomaly(anomaly::AnomalySubcommand),
+    /// Approve or refuse requests of agents whose grants ask for a person (administrators)
+    #[command(subcommand, after_long_help = examples::APPROVE)]
+    Approve(approve::ApproveSubcommand),
     /// Revoke everything, and issue nothing until thaw (administrators)
     Freeze(revoke::FreezeArgs),
     /// Issue again after freeze (root only). What was issued before stays revoked
@@ -251,6 +256,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Leak(arguments) => leak::run(common, &arguments).await,
         CliSubcommand::Hygiene(arguments) => hygiene::run(common, &arguments),
         CliSubcommand::Anomaly(subcommand) => anomaly::run(common, &subcommand).await,
+        CliSubcommand::Approve(subcommand) => approve::run(common, &subcommand).await,
         CliSubcommand::Selftest(arguments) => selftest::run(common, &arguments).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::value::RawValue;
@@ -10,6 +11,7 @@ use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::files::write_output;
+use super::pending_approval::{parse_wait, until_approved};
 use super::watch::{Renewed, renew_until_signal};
 use super::watched_file::WatchedFile;
 use crate::clock::{Clock, Timestamp};
@@ -43,6 +45,10 @@ pub(super) struct TokenArgs {
     /// process can renew a file
     #[arg(long, value_name = "FILE")]
     watch: Option<PathBuf>,
+
+    /// Wait for at most DURATION where an administrator has to approve the request, and repeat it every 5 s
+    #[arg(long, value_name = "DURATION", value_parser = parse_wait)]
+    wait_approval: Option<Duration>,
 }
 
 impl TokenArgs {
@@ -95,7 +101,10 @@ async fn request_token(common: &CommonArgs, arguments: &TokenArgs) -> Result<Tok
         agent: arguments.agent.as_deref().map(Into::into),
         ..TokenRequest::default()
     };
-    let reply = client::post::<TokenResponse<'static>>(&common.socket, "/v1/token", &request).await?;
+    let reply = until_approved(arguments.wait_approval, async || {
+        client::post::<TokenResponse<'static>>(&common.socket, "/v1/token", &request).await
+    })
+    .await?;
     let token = reply.body.access_token.into_owned();
     if token.is_empty() || !token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
         return Err(CliError::Local("the daemon's response contains no valid token".into()));

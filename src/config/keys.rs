@@ -1,6 +1,7 @@
 //! The keys of the configuration file.
 
 use super::anomaly::AnomalySection;
+use super::approvals::ApprovalsSection;
 use super::schema::{Key, Kind};
 
 const SECONDS: Kind = Kind::Duration("\"5s\"");
@@ -94,6 +95,7 @@ pub(super) const KEYS: &[Key] = &[
         ]),
     ),
     Key::optional("anomaly", Kind::Table(AnomalySection::KEYS)),
+    Key::optional("approvals", Kind::Table(ApprovalsSection::KEYS)),
     Key::optional(
         "log",
         Kind::Table(&[

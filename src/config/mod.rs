@@ -1,6 +1,7 @@
 //! The daemon's configuration: one TOML file, in which every key is optional.
 
 mod anomaly;
+mod approvals;
 mod audit;
 mod checks;
 mod dev;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 pub use anomaly::{AnomalyAction, AnomalyActions, AnomalyRule, AnomalySection, RawAgentAnomaly};
+pub use approvals::ApprovalsSection;
 pub use audit::{AuditSection, AuditSync, CheckpointSettings, KeepLimits};
 use checks::{
     check_certificates, check_issuer, check_keys, check_limits, check_seal, check_tokens, check_trust_domain,
@@ -89,6 +91,8 @@ pub struct Config {
     pub posture: PostureSection,
     /// The table `[anomaly]`.
     pub anomaly: AnomalySection,
+    /// The table `[approvals]`.
+    pub approvals: ApprovalsSection,
     /// The table `[audit]`.
     pub audit: AuditSection,
     /// The table `[log]`.
@@ -135,6 +139,8 @@ struct ConfigFile {
     posture: OptionalSpan<PostureSection>,
     #[serde(default)]
     anomaly: AnomalySection,
+    #[serde(default)]
+    approvals: ApprovalsSection,
     #[serde(default)]
     audit: AuditSection,
     #[serde(default)]
@@ -266,6 +272,7 @@ impl Config {
             limits,
             posture,
             anomaly: config_file.anomaly,
+            approvals: config_file.approvals,
             audit: config_file.audit,
             log: config_file.log,
             admin: config_file.admin,

@@ -14,6 +14,7 @@ use super::posture_monitor::{PostureDeps, PostureHandle};
 use super::revocation_manager::RevocationDeps;
 use crate::agents::{AgentRegistry, AgentSet, AgentSource};
 use crate::anomaly::Anomalies;
+use crate::approvals::Approvals;
 use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
@@ -259,6 +260,7 @@ impl Parts {
             credentials: self.credentials,
             revocations: self.revocations,
             invocations: self.invocations,
+            approvals: Approvals::new(config.approvals.clone(), self.clock.clone()),
             anomalies: self.anomalies,
             anomaly_actions: config.anomaly.actions(),
             signals: config.signals.clone(),

@@ -1,19 +1,23 @@
 //! What a decision depends on besides the agent and its request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::agents::{AgentEntry, AuthenticatedAgent, TimeLimits};
+use crate::agents::{AgentEntry, ApprovalMode, AuthenticatedAgent, TimeLimits};
+use crate::approvals::{ApprovalAction, ApprovalRequest, Approvals, NotApproved, UsedApproval};
 use crate::clock::TimeAtDecision;
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 use crate::revocation::RevocationSet;
 
 use super::cedar::{Act, Approval, PolicySnapshot};
-use super::refusal::{ErrorCode, Refusal, Stage};
+use super::refusal::{ErrorCode, PendingApproval, Refusal, Stage};
 
 /// How a refusal of [`Circumstances::check_limits`] names a grant.
 pub(super) const GRANT: &str = "the grant for this audience";
 /// How it names a `[[credential]]`.
 pub(super) const CREDENTIAL: &str = "the permission for this credential";
+/// When a request that waits for an approval is to be repeated (RFC 8628 section 3.5).
+const APPROVAL_RETRY: Duration = Duration::from_secs(5);
 
 /// The host and the time at a decision.
 pub struct Circumstances {
@@ -23,6 +27,8 @@ pub struct Circumstances {
     pub policies: PolicySnapshot,
     /// The time of day.
     pub time: TimeAtDecision,
+    /// The requests that wait for an approval.
+    pub approvals: Approvals,
     /// What has been revoked.
     pub revocations: Arc<RevocationSet>,
     /// Why it is not known what has been revoked; `None` where it is.
@@ -60,6 +66,50 @@ impl Circumstances {
         act: Act<'_>,
     ) -> Result<Approval, Refusal> {
         self.policies.approve(agent, posture, self.time.now, act)
+    }
+
+    /// Takes the approval of a request that needs one, after everything else has allowed it. An approval of one
+    /// request is used up by this, also where nothing is issued afterwards.
+    ///
+    /// # Errors
+    /// `authorization_pending` until an administrator has decided, `access_denied` if one refused,
+    /// `temporarily_unavailable` if the executable's digest is not known, `slow_down` if too many requests wait.
+    pub(super) fn take_approval(
+        &self,
+        agent: &AuthenticatedAgent,
+        mode: Option<ApprovalMode>,
+        action: impl FnOnce() -> ApprovalAction,
+    ) -> Result<Option<Box<UsedApproval>>, Refusal> {
+        let Some(mode) = mode else { return Ok(None) };
+        let request = agent
+            .peer()
+            .exe_sha256()
+            .and_then(|digest| ApprovalRequest::new(agent, mode, digest, action()))
+            .ok_or_else(|| {
+                let description = "this request needs an approval, which names the executable and the invocation of \
+                                   the process, and one of them is not known";
+                Refusal::new(ErrorCode::TemporarilyUnavailable, description)
+            })?;
+        let taken = self.approvals.take(request, agent.peer().pid);
+        taken.map(|used| Some(Box::new(used))).map_err(|not_approved| {
+            let description = not_approved.to_string();
+            match not_approved {
+                NotApproved::Pending { id, is_new } => {
+                    let mut refusal = Refusal::new(ErrorCode::AuthorizationPending, description)
+                        .waiting_for(PendingApproval { id: id.into(), is_new });
+                    refusal.retry_after = Some(APPROVAL_RETRY);
+                    refusal.at(Stage::Context)
+                }
+                NotApproved::Denied { .. } | NotApproved::TooLong(_) => {
+                    Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context)
+                }
+                NotApproved::TooMany(_) | NotApproved::NoRandom => {
+                    let mut refusal = Refusal::new(ErrorCode::SlowDown, description);
+                    refusal.retry_after = Some(APPROVAL_RETRY);
+                    refusal
+                }
+            }
+        })
     }
 
     /// A refusal that is recorded with the policies in force, and with the posture where it is evaluated.

@@ -2,6 +2,7 @@
 //! a [`CredentialPermit`].
 
 use crate::agents::{AuthenticatedAgent, CredentialUse};
+use crate::approvals::{ApprovalAction, UsedApproval};
 use crate::posture::Posture;
 
 use super::cedar::{Act, Approval, PolicySetId};
@@ -28,6 +29,7 @@ pub struct CredentialPermit {
     approval: Approval,
     name: String,
     version: Option<u64>,
+    used_approval: Option<Box<UsedApproval>>,
 }
 
 impl CredentialPermit {
@@ -55,6 +57,11 @@ impl CredentialPermit {
     pub fn version(&self) -> Option<u64> {
         self.version
     }
+
+    /// Returns the approval by an administrator that the request has used, if its `[[credential]]` requires one.
+    pub fn used_approval(&self) -> Option<&UsedApproval> {
+        self.used_approval.as_deref()
+    }
 }
 
 /// Decides whether an agent gets the value of a credential. The credential is one of the agent's own tenant.
@@ -62,7 +69,8 @@ impl CredentialPermit {
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no `[[credential]]` of this name, and `access_denied`
 /// if it is revoked, may not have the value or is drained, the permission has expired or does not count at this hour, or
-/// the host's posture or a policy forbids it.
+/// the host's posture, a policy or an administrator forbids it, and `authorization_pending` if an administrator has to
+/// approve it.
 pub fn decide_credential(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
@@ -88,7 +96,22 @@ pub fn decide_credential(
     let host_posture = &circumstances.posture;
     let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
         .map_err(|description| refuse(ErrorCode::AccessDenied, description).at(Stage::Context))?;
-    let act = Act::Credential { name: &request.name, usage: "release", request: None };
+    let is_approved = granted.approval.is_some();
+    let act = Act::Credential { name: &request.name, usage: "release", approved: is_approved, request: None };
     let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
-    Ok(CredentialPermit { posture, approval, name: request.name, version: request.version, agent })
+    if is_approved && agent.peer().is_future {
+        let description = "this credential needs an approval for each release or task, and a service manager cannot \
+                           wait for one; have the program ask with \"hostbadge credential get\"";
+        return Err(refuse(ErrorCode::AccessDenied, description.to_owned()).at(Stage::Context));
+    }
+    let action = || ApprovalAction::Credential { name: request.name.clone(), version: request.version };
+    let used_approval = circumstances.take_approval(&agent, granted.approval, action).map_err(named)?;
+    Ok(CredentialPermit {
+        posture,
+        approval,
+        name: request.name,
+        version: request.version,
+        used_approval,
+        agent,
+    })
 }

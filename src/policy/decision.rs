@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::agents::{AgentEntry, Algorithm, Assurance, AuthenticatedAgent, Grant, Granted, TokenTyp};
+use crate::approvals::{ApprovalAction, UsedApproval};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
 use super::cedar::{Act, Approval, PolicySetId};
@@ -36,6 +37,7 @@ pub struct Permit {
     signer: Signer,
     typ: TokenTyp,
     status_list: Option<bool>,
+    used_approval: Option<Box<UsedApproval>>,
     epoch: u64,
 }
 
@@ -87,6 +89,11 @@ impl Permit {
     /// Returns whether the token has a status in a status list, where the grant says it.
     pub fn status_list(&self) -> Option<bool> {
         self.status_list
+    }
+
+    /// Returns the approval by an administrator that the request has used, if its grant requires one.
+    pub fn used_approval(&self) -> Option<&UsedApproval> {
+        self.used_approval.as_deref()
     }
 
     /// Returns the epoch of the revocations at the decision.
@@ -143,8 +150,9 @@ pub enum Signer {
 ///
 /// # Errors
 /// A [`Refusal`] with `invalid_target` if the agent has no grant for the audience, `invalid_scope` if the
-/// grant lacks a requested scope, and `access_denied` if the agent is revoked or drained, the grant has expired
-/// or does not count at this hour, or the host's posture or a policy forbids the token.
+/// grant lacks a requested scope, `access_denied` if the agent is revoked or drained, the grant has expired
+/// or does not count at this hour, or the host's posture, a policy or an administrator forbids the token, and
+/// `authorization_pending` if an administrator has to approve it.
 pub fn decide(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
@@ -157,6 +165,7 @@ pub fn decide(
         grant_terms(agent.entry(), &request).map_err(|(code, description)| refuse(code, description))?;
     let limits = &terms.grant.item.limits;
     circumstances.check_limits(agent.entry(), GRANT, limits).map_err(named)?;
+    let requested_ttl = terms.ttl.as_secs();
     terms.ttl = limits.cap(terms.ttl, circumstances.time.now);
     let GrantTerms { ref grant, ttl, signer, .. } = terms;
     let host_posture = &circumstances.posture;
@@ -165,9 +174,30 @@ pub fn decide(
     let approval = circumstances.approve(&agent, posture, terms.act(&request.audience)).map_err(named)?;
     let scope = join_scopes(terms.scopes.iter());
     let (typ, status_list) = (grant.typ, grant.status_list);
+    let action = || ApprovalAction::Token {
+        audience: request.audience.clone(),
+        scope: scope.clone(),
+        // Not that which ends with the grant, since it is another one at each repetition.
+        ttl: requested_ttl,
+        assurance: grant.assurance,
+        typ,
+    };
+    let used_approval = circumstances.take_approval(&agent, grant.approval, action).map_err(named)?;
     let epoch = circumstances.revocations.epoch();
     let audience = request.audience;
-    Ok(Permit { posture, approval, scope, ttl, signer, typ, status_list, epoch, audience, agent })
+    Ok(Permit {
+        agent,
+        posture,
+        approval,
+        audience,
+        scope,
+        ttl,
+        signer,
+        typ,
+        status_list,
+        used_approval,
+        epoch,
+    })
 }
 
 /// What a grant gives of a token request.
@@ -194,6 +224,8 @@ impl<'a> GrantTerms<'a> {
                 Signer::Host | Signer::Rsa => "tpm",
             },
             binding: "none",
+            // Nothing is issued before.
+            approved: self.grant.approval.is_some(),
         }
     }
 }

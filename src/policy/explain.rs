@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::agents::{AgentEntry, CredentialUse};
+use crate::agents::{AgentEntry, ApprovalMode, CredentialUse};
 use crate::posture::{Posture, PostureMode};
 
 use super::cedar::{Act, Answer, PolicySetId, Principal, Process, Question, Verdict};
@@ -160,7 +160,11 @@ fn explain_grant<'a>(entry: &'a AgentEntry, request: &'a TokenRequest) -> (Layer
             };
             let scope =
                 if scopes.is_empty() { "no scope".to_owned() } else { format!("scope {}", scopes.join(" ")) };
-            let reason = format!("the grant gives {scope} for {} s{shortened}", terms.ttl.as_secs());
+            let reason = format!(
+                "the grant gives {scope} for {} s{shortened}{}",
+                terms.ttl.as_secs(),
+                after_approval(terms.grant.approval)
+            );
             let (mode, act) = (terms.grant.posture, terms.act(audience));
             (Layer::allows(rules, reason), Some((act, mode)))
         }
@@ -224,10 +228,19 @@ fn explain_credential<'a>(entry: &'a AgentEntry, name: &'a str) -> (Layer, Asked
             (Layer::refuses(rules, reason, "the [[credential]] would need use = \"release\""), None)
         }
         Some(granted) => {
-            let act = Act::Credential { name, usage: "release", request: None };
-            (Layer::allows(rules, "the agent may have the value"), Some((act, granted.posture)))
+            let approved = granted.approval.is_some();
+            let act = Act::Credential { name, usage: "release", approved, request: None };
+            let reason = format!("the agent may have the value{}", after_approval(granted.approval));
+            (Layer::allows(rules, reason), Some((act, granted.posture)))
         }
     }
+}
+
+/// What a grant or credential adds that needs an approval.
+fn after_approval(approval: Option<ApprovalMode>) -> String {
+    approval.map_or(String::new(), |mode| {
+        format!(", after an administrator has approved it (approval = \"{}\")", mode.as_str())
+    })
 }
 
 /// The file of a table: the agent's own, or that of a role.

@@ -9,7 +9,7 @@ use crate::posture::Posture;
 use super::cedar::{Approval, PolicySetId};
 use super::circumstances::Circumstances;
 use super::decision::{Permit, Signer, TokenRequest, decide};
-use super::refusal::{ErrorCode, Refusal};
+use super::refusal::{ErrorCode, Refusal, Stage};
 
 /// Audiences of one JWT-SVID. The SPIFFE JWT-SVID specification (section 3.2) recommends one.
 pub const MAX_AUDIENCES: usize = 16;
@@ -78,7 +78,7 @@ impl JwtSvidPermit {
 ///
 /// # Errors
 /// The [`Refusal`] of the first audience that is not permitted, `access_denied` if a grant requires a
-/// signature by the TPM, and `invalid_request` without audiences.
+/// signature by the TPM or an approval, and `invalid_request` without audiences.
 pub fn decide_jwt_svid(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
@@ -86,6 +86,12 @@ pub fn decide_jwt_svid(
 ) -> Result<JwtSvidPermit, Refusal> {
     let mut permits = Vec::with_capacity(audiences.len());
     for audience in audiences {
+        if agent.entry().grant(audience).is_some_and(|grant| grant.approval.is_some()) {
+            let description =
+                "the grant for this audience requires an approval; request the token on the agent socket";
+            let refusal = Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context);
+            return Err(circumstances.refusal(refusal, &agent).with_audience(audience));
+        }
         let request = TokenRequest { audience: audience.clone(), scopes: None, ttl: None, agent: None };
         let permit = decide(agent.clone(), circumstances, request)?;
         if permit.signer() != Signer::Issuing {

@@ -17,6 +17,8 @@ use super::cedar::PolicySetId;
 pub enum ErrorCode {
     /// `access_denied`: policy or posture forbids the request.
     AccessDenied,
+    /// `authorization_pending`: an administrator has to approve the request.
+    AuthorizationPending,
     /// `invalid_client`: the process is not a registered agent.
     InvalidClient,
     /// `invalid_request`: the request is malformed or incomplete.
@@ -35,8 +37,9 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, in the order of their variants.
-    pub const ALL: [ErrorCode; 8] = [
+    pub const ALL: [ErrorCode; 9] = [
         ErrorCode::AccessDenied,
+        ErrorCode::AuthorizationPending,
         ErrorCode::InvalidClient,
         ErrorCode::InvalidRequest,
         ErrorCode::InvalidScope,
@@ -50,6 +53,7 @@ impl ErrorCode {
     pub fn as_str(self) -> &'static str {
         match self {
             ErrorCode::AccessDenied => "access_denied",
+            ErrorCode::AuthorizationPending => "authorization_pending",
             ErrorCode::InvalidClient => "invalid_client",
             ErrorCode::InvalidRequest => "invalid_request",
             ErrorCode::InvalidScope => "invalid_scope",
@@ -94,12 +98,23 @@ pub struct Refusal {
 pub struct RefusalDetails {
     /// The requested credential, by name.
     pub credential: Option<Box<str>>,
+    /// The approval that the request waits for.
+    pub approval: Option<PendingApproval>,
     /// The policies in force, if the request was decided.
     pub policy: Option<PolicySetId>,
     /// The host's posture, if the request was decided while it was evaluated.
     pub posture: Option<Posture>,
     /// The question that was answered with no, where the code does not say it.
     pub stage: Option<Stage>,
+}
+
+/// The approval that a request waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingApproval {
+    /// What names it for administrators.
+    pub id: Box<str>,
+    /// Whether it waits since this request.
+    pub is_new: bool,
 }
 
 /// A question of a decision. They are asked in this order, and the first no refuses the request.
@@ -195,6 +210,12 @@ impl Refusal {
         self
     }
 
+    /// Adds the approval that the request waits for.
+    pub fn waiting_for(mut self, approval: PendingApproval) -> Refusal {
+        self.details.get_or_insert_default().approval = Some(approval);
+        self
+    }
+
     /// Adds the policies that were in force at the decision, if there were any.
     pub fn with_policy(mut self, policy: Option<PolicySetId>) -> Refusal {
         if policy.is_some() {
@@ -242,6 +263,11 @@ impl Refusal {
     /// Returns the requested credential, by name.
     pub fn credential(&self) -> Option<&str> {
         self.details.as_ref()?.credential.as_deref()
+    }
+
+    /// Returns the approval that the request waits for.
+    pub fn pending_approval(&self) -> Option<&PendingApproval> {
+        self.details.as_ref()?.approval.as_ref()
     }
 
     /// Returns the policies in force, if the request was decided.

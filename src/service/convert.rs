@@ -17,7 +17,7 @@ use crate::issue::{AccessToken, CertificateReport, HostIdentity, Introspection};
 use crate::keystore;
 use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
-use crate::policy::{ErrorCode, PolicySetId, PolicyStatus};
+use crate::policy::{ErrorCode, PolicySetId, PolicyStatus, Refusal};
 use crate::posture::Posture;
 use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
 use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
@@ -77,7 +77,9 @@ impl From<&RequestError> for ErrorResponse {
     fn from(error: &RequestError) -> Self {
         let peer = error.refusal().and_then(|refusal| refusal.peer.as_deref());
         let peer = peer.filter(|_| error.code() == ErrorCode::InvalidClient).map(Peer::from);
-        ErrorResponse { peer, ..ErrorResponse::new(error.code().as_str(), error.description()) }
+        let pending = error.refusal().and_then(Refusal::pending_approval);
+        let approval = pending.map(|pending| pending.id.to_string());
+        ErrorResponse { peer, approval, ..ErrorResponse::new(error.code().as_str(), error.description()) }
     }
 }
 
@@ -250,6 +252,7 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             typ: grant.typ.as_str().into(),
             posture: grant.posture.map(Into::into),
             status_list: grant.status_list,
+            approval: grant.approval.map(|mode| mode.as_str().to_owned()),
             expires: grant.limits.expires,
             hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::admin::{Admin, RootAdmin};
+use super::approvals::rejection_of;
 use super::command_budget::StateCommand;
 use super::error::{AdminError, InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::request_metrics::RequestKind;
 use super::requests;
-use crate::agents::{is_credential_name, is_tenant_name};
+use crate::agents::{AuthenticatedAgent, is_credential_name, is_tenant_name};
 use crate::audit::Event;
 use crate::credentials::{
     self, CredentialReport, Holder, NewVersion, NotReleased, ReleasedCredential, SecretValue,
@@ -59,13 +60,25 @@ impl IdentityService {
         let request = request.map_err(|e| {
             Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
         })?;
-        self.release_permitted(policy::decide_credential(agent, &self.circumstances(), request)?)
+        self.release_approved(agent, request).await
     }
 
-    pub(super) fn release_permitted(
+    /// Decides a request, which may have to wait for an approval, and releases the value.
+    pub(super) async fn release_approved(
         &self,
-        permit: CredentialPermit,
+        agent: AuthenticatedAgent,
+        request: CredentialRequest,
     ) -> Result<ReleasedCredential, Rejection> {
+        if !agent.peer().is_future {
+            let approval = agent.entry().credential(&request.name).and_then(|granted| granted.approval);
+            self.read_exe_for_approval(&agent, approval).await?;
+        }
+        let permit =
+            policy::decide_credential(agent, &self.circumstances(), request).map_err(rejection_of)?;
+        self.release_permitted(permit)
+    }
+
+    fn release_permitted(&self, permit: CredentialPermit) -> Result<ReleasedCredential, Rejection> {
         Ok(self.deps.credentials.release(permit).map_err(|not_released| refusal(&not_released))?)
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::command_budget::BudgetExceeded;
 use super::signal_error::SignalError;
 use crate::agents::ApprovalError;
+use crate::approvals::DecisionError;
 use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
 use crate::credentials;
@@ -63,6 +64,9 @@ pub enum AdminError {
     /// A change was not approved.
     #[error(transparent)]
     Approval(#[from] ApprovalError),
+    /// A decision about a request that waits for an approval is not accepted.
+    #[error(transparent)]
+    Decision(#[from] DecisionError),
     /// The issuer is not ready.
     #[error(transparent)]
     NotReady(#[from] NotReady),
@@ -201,6 +205,7 @@ impl AdminError {
             AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
             AdminError::Approval(ApprovalError::NotStored(_)) => ErrorClass::Unavailable,
             AdminError::Approval(_) => ErrorClass::Conflict,
+            AdminError::Decision(error) => error.class(),
             AdminError::Keys(error) => error.class(),
             AdminError::Ca(error) => error.class(),
             AdminError::Posture(error) => error.class(),

@@ -12,6 +12,7 @@ use super::status_list_cache::StatusListCache;
 use super::worker_health::WorkerHealth;
 use crate::agents::AgentRegistry;
 use crate::anomaly::Anomalies;
+use crate::approvals::Approvals;
 use crate::audit::Audit;
 use crate::clock::{Clock, ClockState, Timestamp};
 use crate::config::{AnomalyActions, SignalSection};
@@ -45,6 +46,8 @@ pub struct ServiceDeps {
     pub revocations: Revocations,
     /// The invocations in which something was issued.
     pub invocations: Invocations,
+    /// The requests that wait for an approval.
+    pub approvals: Approvals,
     /// What agents did, and the alerts about them.
     pub anomalies: Anomalies,
     /// What rules do, where an agent's file does not say it.

@@ -17,6 +17,7 @@
 mod admin;
 mod admin_command;
 mod anomalies;
+mod approvals;
 mod attest;
 mod authenticate;
 mod bundle_cache;

@@ -198,6 +198,7 @@ impl IdentityService {
             posture: self.deps.posture.evaluate(BootTime::now()),
             policies: self.deps.policies.snapshot(),
             time: self.deps.clock_state.at_decision(),
+            approvals: self.deps.approvals.clone(),
             unknown_revocations: (!revocations.is_loaded()).then(|| self.why_revocations_are_unknown()),
             revocations,
         }

@@ -1,5 +1,6 @@
 //! Access tokens, introspection and JWT-SVIDs.
 
+use super::approvals::rejection_of;
 use super::error::{InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
@@ -165,7 +166,11 @@ impl IdentityService {
         };
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
         self.wait_for_signer(std::slice::from_ref(&agent)).await?;
-        let permit = policy::decide(agent, &self.circumstances(), request)?;
+        let approval = agent.entry().grant(&request.audience).and_then(|grant| grant.approval);
+        self.read_exe_for_approval(&agent, approval)
+            .await
+            .map_err(|rejection| rejection.with_audience(&request.audience))?;
+        let permit = policy::decide(agent, &self.circumstances(), request).map_err(rejection_of)?;
         let agent = permit.agent();
         self.require_clock()
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(agent))?;

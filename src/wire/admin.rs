@@ -146,6 +146,9 @@ pub struct AgentGrant {
     /// Whether the tokens have a status in a status list; absent where the host's configuration decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_list: Option<bool>,
+    /// Whether an administrator has to approve: `each` request, or those of a `task` once; absent where none has to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
     /// When it ends; absent where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,

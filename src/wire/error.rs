@@ -11,18 +11,21 @@ use crate::config::Diagnostic;
 /// has another socket.
 pub const NO_SUCH_PATH: &str = "there is no such path here";
 
-/// RFC 6749 section 5.2, with two members added for callers on the same host.
+/// RFC 6749 section 5.2, with three members added for callers on the same host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorResponse {
     /// `invalid_request`, `invalid_scope`, `invalid_target` (RFC 8707), `invalid_client`, `access_denied`,
-    /// `slow_down`, `temporarily_unavailable` or `server_error`.
+    /// `authorization_pending` and `slow_down` (RFC 8628), `temporarily_unavailable` or `server_error`.
     pub error: String,
     /// One line for a person: what is wrong and what to do about it.
     pub error_description: String,
     /// The calling process as the daemon identified it; with `invalid_client` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
+    /// The id of the approval that the request waits for; with `authorization_pending` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<String>,
     /// What is wrong with the files of `agents.d` and `federation`; after a reload that failed only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<Fault>,
@@ -54,6 +57,7 @@ impl ErrorResponse {
             error: error.into(),
             error_description: error_description.into(),
             peer: None,
+            approval: None,
             faults: Vec::new(),
         }
     }

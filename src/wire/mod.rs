@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod agent;
 pub mod anomaly;
+pub mod approvals;
 pub mod change;
 pub mod clock;
 pub mod comparison;

@@ -158,13 +158,14 @@ fn question(random: &mut Generator) -> (Question<'static>, Value, Value) {
     let act = match random.below(5) {
         0 => Act::Certificate,
         1 => Act::Attest,
-        2 => Act::Credential { name: "github", usage: "release", request: None },
+        2 => Act::Credential { name: "github", usage: "release", approved: random.often(50), request: None },
         _ => Act::Token {
             audience: random.of(&AUDIENCES),
             scopes: SCOPES.into_iter().filter(|_| random.often(40)).collect(),
             ttl: 1 + random.below(3600) as u64,
             assurance: random.of(&["sealed", "tpm"]),
             binding: "none",
+            approved: random.often(50),
         },
     };
     let now = Timestamp::from_secs(START + random.below(14 * 24 * 3600) as u64);
@@ -210,17 +211,19 @@ fn to_json(question: &Question<'_>) -> (Value, Value) {
     });
     let mut context = json!({ "peer": peer, "posture": question.posture, "time": time });
     let (action, kind, id) = match &question.act {
-        Act::Token { audience, scopes, ttl, assurance, binding } => {
+        Act::Token { audience, scopes, ttl, assurance, binding, approved } => {
             context["scopes"] = json!(scopes);
             context["ttl"] = json!(ttl);
             context["assurance"] = json!(assurance);
             context["binding"] = json!(binding);
+            context["approved"] = json!(approved);
             ("token", "Audience", *audience)
         }
         Act::Certificate => ("certificate", "Host", "local"),
         Act::Attest => ("attest", "Host", "local"),
-        Act::Credential { name, usage, .. } => {
+        Act::Credential { name, usage, approved, .. } => {
             context["usage"] = json!(usage);
+            context["approved"] = json!(approved);
             ("credential", "Credential", *name)
         }
     };

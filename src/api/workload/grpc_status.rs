@@ -20,7 +20,9 @@ pub fn from_request_error(error: &RequestError) -> Status {
         ErrorCode::InvalidClient => no_identity(),
         ErrorCode::InvalidRequest | ErrorCode::InvalidScope => Status::invalid_argument(error.description()),
         // The request is well-formed, and no grant permits it.
-        ErrorCode::InvalidTarget | ErrorCode::AccessDenied => Status::permission_denied(error.description()),
+        ErrorCode::InvalidTarget | ErrorCode::AccessDenied | ErrorCode::AuthorizationPending => {
+            Status::permission_denied(error.description())
+        }
         ErrorCode::SlowDown | ErrorCode::TemporarilyUnavailable => Status::unavailable(error.description()),
         ErrorCode::ServerError => Status::internal(error.description()),
     }

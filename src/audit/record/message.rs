@@ -68,6 +68,16 @@ impl<'a> Record<'a> {
                 };
                 format!("{agent}{caller} refused: {reason}: {detail}{suppressed_note}")
             }
+            Event::ApprovalRequested => {
+                let what = match self.credential {
+                    Some(credential) => format!("the credential {}", credential.cut()),
+                    None => format!("a token for {}", text(self.audience)),
+                };
+                let id = text(self.approval);
+                format!(
+                    "{agent}{caller} asks for {what}, and waits for an approval: hostbadge approve show {id}"
+                )
+            }
             Event::Introspected => {
                 let token_state = if self.active == Some(true) { "active" } else { "inactive" };
                 let because = if detail.is_empty() { String::new() } else { format!(": {detail}") };

@@ -91,6 +91,7 @@ impl PolicySet {
             owner: needs.has(Attribute::Owner),
             posture: needs.has(Attribute::Posture),
             assurance: needs.has(Attribute::Assurance),
+            approved: needs.has(Attribute::Approved),
             exe_sha256: needs.has(Attribute::ExeSha256),
         }
     }
@@ -349,6 +350,7 @@ mod tests {
             owner: true,
             posture: true,
             assurance: true,
+            approved: true,
             exe_sha256: true,
         };
         assert_eq!(evaluated("principal has \"own\\u{65}r\""), all);

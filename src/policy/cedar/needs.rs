@@ -31,6 +31,7 @@ pub(super) enum Attribute {
     Ttl,
     Assurance,
     Binding,
+    Approved,
     Usage,
     Method,
     Path,
@@ -43,7 +44,7 @@ pub(super) struct Needs(u32);
 use Attribute::*;
 
 /// The words that each attribute is read by. A record that has an attribute is read by a word of its own.
-const WORDS: [(Attribute, &[&str]); 25] = [
+const WORDS: [(Attribute, &[&str]); 26] = [
     (Name, &["name"]),
     (Depth, &["depth"]),
     (Roles, &["roles"]),
@@ -66,6 +67,7 @@ const WORDS: [(Attribute, &[&str]); 25] = [
     (Ttl, &["ttl"]),
     (Assurance, &["assurance"]),
     (Binding, &["binding"]),
+    (Approved, &["approved"]),
     (Usage, &["usage"]),
     (Method, &["method"]),
     (Path, &["path"]),
@@ -74,8 +76,9 @@ const WORDS: [(Attribute, &[&str]); 25] = [
 const OF_ENTITIES: Needs = Needs::of(&[Name, Depth, Roles, Owner, Tenant, Parents]);
 const OF_PEER: Needs = Needs::of(&[Peer, Uid, Pinned, Unit, Invocation, ExeSha256]);
 const OF_TIME: Needs = Needs::of(&[Time, Instant, Hour, Minute, Weekday]);
-const OF_CONTEXT: Needs =
-    OF_PEER.and(OF_TIME).and(Needs::of(&[Posture, Scopes, Ttl, Assurance, Binding, Usage, Method, Path]));
+const OF_CONTEXT: Needs = OF_PEER
+    .and(OF_TIME)
+    .and(Needs::of(&[Posture, Scopes, Ttl, Assurance, Binding, Approved, Usage, Method, Path]));
 
 impl Needs {
     /// All attributes.

@@ -77,6 +77,8 @@ pub enum Act<'a> {
         assurance: &'a str,
         /// `none`, `dpop` or `mtls`.
         binding: &'a str,
+        /// Whether a person has approved it, or has to before it is issued.
+        approved: bool,
     },
     /// An X509-SVID or WIT-SVID.
     Certificate,
@@ -88,6 +90,8 @@ pub enum Act<'a> {
         name: &'a str,
         /// `release` or `inject`.
         usage: &'a str,
+        /// Whether a person has approved it, or has to before it is used.
+        approved: bool,
         /// Method and path of the request that it is injected into.
         request: Option<(&'a str, &'a str)>,
     },
@@ -166,15 +170,17 @@ impl Question<'_> {
         let mut context = Members::new(needs);
         context.add(Attribute::Posture, "posture", || text(self.posture));
         match &self.act {
-            Act::Token { scopes, ttl, assurance, binding, .. } => {
+            Act::Token { scopes, ttl, assurance, binding, approved, .. } => {
                 let scopes = || Value::new_set(scopes.iter().map(|scope| text(scope)));
                 context.add(Attribute::Scopes, "scopes", scopes);
                 context.add(Attribute::Ttl, "ttl", || long(*ttl));
                 context.add(Attribute::Assurance, "assurance", || text(assurance));
                 context.add(Attribute::Binding, "binding", || text(binding));
+                context.add(Attribute::Approved, "approved", || Value::new_bool(*approved));
             }
-            Act::Credential { usage, request, .. } => {
+            Act::Credential { usage, approved, request, .. } => {
                 context.add(Attribute::Usage, "usage", || text(usage));
+                context.add(Attribute::Approved, "approved", || Value::new_bool(*approved));
                 context.add_some(Attribute::Method, "method", request.map(|(method, _)| method), text);
                 context.add_some(Attribute::Path, "path", request.map(|(_, path)| path), text);
             }
@@ -371,6 +377,7 @@ pub(super) mod tests {
             ttl: 300,
             assurance: "sealed",
             binding: "none",
+            approved: false,
         }
     }
 
@@ -380,11 +387,18 @@ pub(super) mod tests {
         let request = Some(("GET", "/v1/x"));
         let acts = [
             token(),
-            Act::Token { audience: "a", scopes: Vec::new(), ttl: 1, assurance: "tpm", binding: "dpop" },
+            Act::Token {
+                audience: "a",
+                scopes: Vec::new(),
+                ttl: 1,
+                assurance: "tpm",
+                binding: "dpop",
+                approved: true,
+            },
             Act::Certificate,
             Act::Attest,
-            Act::Credential { name: "github", usage: "release", request: None },
-            Act::Credential { name: "github", usage: "inject", request },
+            Act::Credential { name: "github", usage: "release", approved: true, request: None },
+            Act::Credential { name: "github", usage: "inject", approved: false, request },
         ];
         for act in acts {
             let full = question(act.clone());

@@ -76,7 +76,7 @@ fn each_attribute_of_the_schema_can_decide() {
         "context.time.instant >= datetime(\"2026-10-25T01:00:00Z\")",
         "context.time.hour == 1 && context.time.minute == 0 && [\"Sat\", \"Sun\"].contains(context.time.weekday)",
         "context.scopes == [\"docs.read\"] && context.ttl <= 300",
-        "context.assurance == \"sealed\" && context.binding == \"none\"",
+        "context.assurance == \"sealed\" && context.binding == \"none\" && !context.approved",
     ];
     for condition in conditions {
         let rule = |when| {
@@ -85,7 +85,8 @@ fn each_attribute_of_the_schema_can_decide() {
         assert_eq!(answer(&rule("when")).answer, Answer::Permit, "{condition}");
         assert_eq!(answer(&rule("unless")).answer, Answer::Silent, "{condition}");
     }
-    let credential = Act::Credential { name: "github", usage: "inject", request: Some(("GET", "/x")) };
+    let credential =
+        Act::Credential { name: "github", usage: "inject", approved: false, request: Some(("GET", "/x")) };
     let rule = "permit (principal, action == Action::\"credential\", resource == Credential::\"github\")\n\
                 when { context.usage == \"inject\" && context has method && context.method == \"GET\" && \
                 context has path && context.path like \"/*\" };\n";
