@@ -225,7 +225,7 @@ fn every_command_that_fails_is_recorded_with_its_caller() {
         }
         paths.push(path);
     }
-    assert_eq!(paths.len(), 27, "{paths:?}");
+    assert_eq!(paths.len(), 28, "{paths:?}");
     // Neither a body that cannot be read nor a wrong recovery key leaves the text in the log.
     let large = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": "hbr1-x".repeat(50_000) }));
     assert_eq!(large.status, 413);

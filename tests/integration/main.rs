@@ -6,6 +6,7 @@ mod agent_lifecycle;
 mod agents_d;
 mod agents_missing;
 mod anomalies;
+mod approvals;
 mod attestation;
 mod audit;
 mod audit_checkpoints;

@@ -1,4 +1,4 @@
-//! Metrics of the rules for anomalies.
+//! Metrics of the rules for anomalies, and of approvals.
 
 use super::catalog;
 use crate::config::AnomalyRule;
@@ -12,6 +12,7 @@ impl IdentityService {
             exposition.add(&catalog::ANOMALY_ALERTS, [rule.name().into()], anomalies.count(*rule) as f64);
         }
         exposition.add(&catalog::ANOMALY_DROPPED, [], anomalies.dropped() as f64);
+        exposition.add(&catalog::PENDING_APPROVALS, [], self.deps.approvals.pending_count() as f64);
         exposition.add(&catalog::SUSPENDED_AGENTS, [], self.anomalies_status().suspended as f64);
     }
 }

@@ -75,6 +75,7 @@ metrics! {
 
     ANOMALY_ALERTS = Counter "anomaly_alerts" ["rule"] "Alerts of each rule for anomalies";
     ANOMALY_DROPPED = Counter "anomaly_dropped_alerts" [] "Alerts that were not recorded, because too many came at once";
+    PENDING_APPROVALS = Gauge "pending_approvals" [] "Requests of agents that wait for an approval";
     SUSPENDED_AGENTS = Gauge "suspended_agents" [] "Agents that a rule for anomalies has suspended";
 
     RESIDENT = Gauge "process_resident_memory" in Bytes [] "Memory that the daemon occupies";
