@@ -269,3 +269,26 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Identifiers in base64url begin with "-" in one of 64 cases.
+    #[test]
+    fn an_identifier_that_begins_with_a_hyphen_is_a_value() {
+        for words in [
+            &["attest", "--nonce", "-Yabc"][..],
+            &["verify", "evidence", "--nonce", "-Yabc"],
+            &["audit", "query", "--token-id", "-Yabc"],
+            &["audit", "query", "--jti", "-Yabc"],
+            &["leak", "--jti", "-Yabc"],
+            &["nonce", "use", "-Yabc"],
+            &["revoke", "jti", "-Yabc"],
+            &["revoke", "key", "-Yabc"],
+        ] {
+            let parsed = Cli::try_parse_from([&["hostbadge"], words].concat());
+            assert!(parsed.is_ok(), "{words:?}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
+        }
+    }
+}
