@@ -68,8 +68,8 @@ impl<'a> FileCheck<'a> {
     fn run(mut self, validator: &Validator) -> FileCheck<'a> {
         let source = &self.file.source;
         if let Some(span) = first_too_complex(source.text()) {
-            let message = "the policy is too complex: it has more than 32 brackets within each other, or more \
-                           than 2000 operators; split it into several";
+            let message = "the policy is too complex: it has more than 32 brackets within each other (records count \
+                           until the condition ends), or more than 2000 operators and brackets; split it into several";
             self.faults.push(source.diagnostic(span, message));
             return self;
         }
