@@ -2,8 +2,9 @@
 //!
 //! For the command, which runs as the administrator. No value is kept or printed.
 
-use std::fs::{self, File};
+use std::fs::{File, Metadata};
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -93,14 +94,34 @@ pub(crate) fn environment_secrets(text: &str) -> impl Iterator<Item = (usize, &s
 
 /// A regular file's text; `None` if there is none that this user can read.
 pub(super) fn read(path: &Path) -> Option<String> {
-    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
+    FoundFile::find(path)?.text()
+}
+
+/// A regular file that was found and not opened.
+struct FoundFile {
+    file: File,
+    metadata: Metadata,
+}
+
+impl FoundFile {
+    /// Follows links, as the service manager does, and opens nothing: in a home directory, a link or an
+    /// `EnvironmentFile=` may lead to a device, whose opening has effects, or to a FIFO, whose opening waits.
+    fn find(path: &Path) -> Option<FoundFile> {
+        let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(path).ok()?;
+        let metadata = file.metadata().ok()?;
+        metadata.is_file().then_some(FoundFile { file, metadata })
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_SIZE).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+
+    /// The text. That of most files that the kernel makes, such as those of /proc, is empty, as their size is:
+    /// reading one may wait, or take what another program waits for.
+    fn text(&self) -> Option<String> {
+        let own_path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+        let file = File::options().read(true).custom_flags(flags).open(own_path).ok()?;
+        let mut bytes = Vec::new();
+        file.take(self.metadata.len().min(MAX_FILE_SIZE)).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
 }
 
 /// One `KEY=VALUE` of a unit file, with its continuation lines.
@@ -163,11 +184,11 @@ fn secret_in_unit(place: &str, what: &str) -> String {
 
 /// Looks at the file of `EnvironmentFile=`.
 pub(super) fn readable_secret(path: &Path, unit: &str) -> Option<String> {
-    let mode = fs::metadata(path).ok()?.mode();
-    if mode & 0o004 == 0 {
+    let found = FoundFile::find(path)?;
+    if found.metadata.mode() & 0o004 == 0 {
         return None;
     }
-    let text = read(path)?;
+    let text = found.text()?;
     let (_, name) = environment_secrets(&text).next()?;
     let path = path.display();
     Some(Lint::ReadableSecret.about(format_args!(
@@ -178,8 +199,8 @@ pub(super) fn readable_secret(path: &Path, unit: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -251,5 +272,36 @@ mod tests {
         fs::set_permissions(&env, Permissions::from_mode(0o644)).unwrap();
         fs::write(&env, "LEVEL=debug\n").unwrap();
         assert_eq!(found("a.service", &[dir.path()]), [""; 0]);
+    }
+
+    #[test]
+    fn links_are_followed_and_nothing_but_a_regular_file_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "A=1\n").unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+        for target in ["file", "fifo", "none", "."] {
+            symlink(at(target), at(&format!("to-{target}"))).unwrap();
+        }
+        symlink("/dev/ptmx", at("device")).unwrap();
+        symlink("/proc/self/status", at("of-the-kernel")).unwrap();
+        let fifo_watch = fifo_opens(dir.path());
+        for path in ["fifo", "to-fifo", "to-none", "to-.", "device"].map(at) {
+            assert_eq!(read(&path), None, "{path:?}");
+            assert_eq!(readable_secret(&path, "a.service"), None, "{path:?}");
+        }
+        assert_eq!(read(&at("of-the-kernel")), Some(String::new()));
+        assert_eq!(fifo_watch.read_events().unwrap_err(), nix::errno::Errno::EAGAIN, "the FIFO was opened");
+        for path in ["file", "to-file"].map(at) {
+            assert_eq!(read(&path).as_deref(), Some("A=1\n"), "{path:?}");
+        }
+    }
+
+    /// Notices when the FIFO is opened.
+    fn fifo_opens(dir: &Path) -> nix::sys::inotify::Inotify {
+        use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+        inotify.add_watch(&dir.join("fifo"), AddWatchFlags::IN_OPEN).unwrap();
+        inotify
     }
 }
