@@ -329,7 +329,7 @@ mod tests {
         ];
         assert_eq!(texts, expected);
         assert_eq!((changes.added.len(), changes.changed.len(), changes.removed.len()), (1, 2, 1));
-        let long = named(&"é".repeat(500), 1);
+        let long = named(&"é".repeat(120), 1);
         let changes = PolicyChanges::between(None, set(&[("x.cedar", &long)]).as_ref(), false);
         let description = &changes.rights.changes[0].description;
         assert!(description.ends_with("…: new forbid") && description.chars().count() < 130, "{description}");
