@@ -111,11 +111,7 @@ pub fn decide_jwt_svid(
 }
 
 /// The lifetime of a token for all these audiences; `None` without a grant for any of them.
-fn shortest_ttl(
-    entry: &AgentEntry,
-    circumstances: &Circumstances,
-    audiences: &[String],
-) -> Option<Duration> {
+fn shortest_ttl(entry: &AgentEntry, circumstances: &Circumstances, audiences: &[String]) -> Option<Duration> {
     let grants = audiences.iter().filter_map(|audience| entry.grant(audience));
     grants.map(|grant| grant.limits.cap(grant.ttl, circumstances.time.now)).min()
 }

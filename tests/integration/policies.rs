@@ -155,7 +155,8 @@ fn only_the_requests_that_a_policy_means_are_refused() {
 fn a_jwt_svid_is_decided_with_the_lifetime_that_it_has() {
     const OTHER: &str = "https://other.example.com";
     let mut host = Host::new();
-    let grant = |audience: &str, ttl: &str| format!("[[grant]]\naudience = \"{audience}\"\nttl = \"{ttl}\"\n");
+    let grant =
+        |audience: &str, ttl: &str| format!("[[grant]]\naudience = \"{audience}\"\nttl = \"{ttl}\"\n");
     let grants = grant(API, "10m") + &grant(OTHER, "1m");
     host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grants}"));
     let rule = "forbid (principal, action == Action::\"token\", resource) when { context.ttl > 60 };\n";

@@ -144,8 +144,7 @@ fn fewer_scopes_and_shorter_lifetimes_widen_where_policies_evaluate_them() {
 #[test]
 fn many_changes_are_counted_and_the_first_are_kept() {
     let names: Vec<String> = (0..300).map(|n| format!("a{n:03}")).collect();
-    let agents: Vec<(&str, &str)> =
-        names.iter().map(|name| (name.as_str(), "[match]\nuser = 0\n")).collect();
+    let agents: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "[match]\nuser = 0\n")).collect();
     let diff = between(&AgentSet::default(), &read(&agents, &[]));
     assert_eq!((diff.changes.len(), diff.count, diff.widening), (MAX_KEPT, 300, 300));
     let removed = between(&read(&agents, &[]), &AgentSet::default());
