@@ -16,7 +16,8 @@ use super::source::{PolicyFile, PolicySources};
 
 /// Faults of one file that are reported.
 const MAX_FAULTS_OF_FILE: usize = 50;
-/// Faults of one file that are compared with each other.
+/// Faults of one file that are compared with each other, and its warnings: the line of each is counted from the
+/// beginning of the file.
 const MAX_COMPARED_FAULTS: usize = 1_000;
 /// Length of the longest `@id` in bytes: each refusal by the policy, and its record, has it.
 const MAX_ID_LEN: usize = 256;
@@ -89,7 +90,7 @@ impl<'a> FileCheck<'a> {
                 return self;
             }
         };
-        for template in parsed.templates() {
+        for template in parsed.templates().take(MAX_FAULTS_OF_FILE) {
             let span = span_of(template.as_ref().loc().map(|loc| loc.start()));
             let message = "is a template (it has ?principal or ?resource), which nothing fills in; name the \
                            principal or resource";
@@ -135,12 +136,14 @@ impl<'a> FileCheck<'a> {
         };
         let result = validator.validate(&policies, ValidationMode::Strict);
         // The same fault is found for each action of a policy.
-        for fault in result.validation_errors().map(|error| fault(source, error, "")) {
-            if !self.faults.contains(&fault) && self.faults.len() < MAX_COMPARED_FAULTS {
+        for error in result.validation_errors().take(MAX_COMPARED_FAULTS) {
+            let fault = fault(source, error, "");
+            if !self.faults.contains(&fault) {
                 self.faults.push(fault);
             }
         }
-        self.warnings.extend(result.validation_warnings().map(|warning| fault(source, warning, "")));
+        let warnings = result.validation_warnings().take(MAX_COMPARED_FAULTS);
+        self.warnings.extend(warnings.map(|warning| fault(source, warning, "")));
     }
 }
 
