@@ -38,7 +38,8 @@ pub struct EvaluatedAttributes {
     pub exe_sha256: bool,
     /// The scopes. A JWT-SVID is decided as if it had all scopes of the grant, and its request cannot name fewer.
     pub scopes: bool,
-    /// The lifetime. That of a JWT-SVID is the longest that all of its grants allow, and its request cannot name another.
+    /// The lifetime. That of a JWT-SVID is the longest that all of its grants allow, and its request cannot name
+    /// another.
     pub ttl: bool,
 }
 

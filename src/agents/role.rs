@@ -144,7 +144,8 @@ pub(super) fn find<'a, T: Keyed>(items: &'a [OfRole<T>], key: &str) -> Option<&'
     items.get(at)
 }
 
-/// Different tables of these roles for the same key, each pair once, unless `is_replaced` holds of the key; the first 50.
+/// Different tables of these roles for the same key, each pair once, unless `is_replaced` holds of the key; the first
+/// 50.
 pub(super) fn conflicts<'a, T: Keyed + PartialEq + 'a>(
     roles: impl Iterator<Item = &'a [OfRole<T>]> + Clone + 'a,
     is_replaced: impl Fn(&str) -> bool,
@@ -167,8 +168,8 @@ pub(super) fn conflicts<'a, T: Keyed + PartialEq + 'a>(
     found
 }
 
-/// The tables of `own` and those of the referred roles that they do not replace, sorted by key; not all of them if there
-/// are more than [`MAX_TABLES`].
+/// The tables of `own` and those of the referred roles that they do not replace, sorted by key; not all of them if
+/// there are more than [`MAX_TABLES`].
 fn merge<'a, T: Keyed + 'a>(
     own: &[Arc<T>],
     own_name: &Arc<str>,

@@ -66,8 +66,8 @@ fn lints_in(unit: &str, own: &[PathBuf], shared: &[&Path]) -> Vec<String> {
         let secret = unit_secrets(&text).into_iter().next().filter(|_| is_open(file));
         found.extend(secret.map(|secret| {
             Lint::SecretInUnit.about(format_args!(
-                "{}:{} has a secret in {}, and every user can read the file: have its issuer make a new one, store that \
-                 with hostbadge credential put, and remove it here",
+                "{}:{} has a secret in {}, and every user can read the file: have its issuer make a new one, store \
+                 that with hostbadge credential put, and remove it here",
                 file.display(),
                 secret.line,
                 secret.setting()

@@ -43,8 +43,8 @@ impl Retention {
     }
 }
 
-/// Drops the public halves of the keys that are not retired in the schedule any more. `early` is one of them whose tokens
-/// may still be valid, with their end.
+/// Drops the public halves of the keys that are not retired in the schedule any more. `early` is one of them whose
+/// tokens may still be valid, with their end.
 pub(super) fn drop_destroyed(
     public_keys: &mut Vec<Jwk>,
     is_retired: impl Fn(&str) -> bool,

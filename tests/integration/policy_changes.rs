@@ -174,7 +174,8 @@ fn a_grant_that_loses_what_a_forbid_refuses_a_jwt_svid_for_waits() {
     scopes("\"read\", \"admin\"");
     let pending = ask(&host);
     assert_eq!(approve_as(&host, &member, &pending["digest"]).status, 200);
-    let rule = "forbid (principal, action == Action::\"token\", resource)\nwhen { context.scopes.contains(\"admin\") };\n";
+    let rule = "forbid (principal, action == Action::\"token\", resource)\n\
+                when { context.scopes.contains(\"admin\") };\n";
     policies(&host, &[("a.cedar", rule)]);
     assert_eq!(ask(&host), Value::Null);
     // The request for a JWT-SVID cannot leave the scope out, that for a token can.
