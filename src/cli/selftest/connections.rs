@@ -34,7 +34,6 @@ pub(super) fn stale_pid(context: &Context, attempts: &mut Attempts) {
     for (attempt, request) in requests {
         match two_answers(None, &steps(request)) {
             Err(why) => attempts.skipped(attempt, why),
-            Ok((_, after)) if after.says_nothing().is_some() => attempts.skipped(attempt, after.summary()),
             Ok((_, after)) => {
                 let is_refused = after.status == 401 && peer(&after).is_none();
                 attempts.judge(attempt, is_refused, describe(&after));
@@ -50,7 +49,6 @@ pub(super) fn exec_race(context: &Context, attempts: &mut Attempts) {
     let steps = [socket(), Step::get(WHOAMI), Step::BecomeUser(context.stranger), Step::get(WHOAMI)];
     match two_answers(None, &steps) {
         Err(why) => attempts.skipped(attempt, why),
-        Ok((_, after)) if after.says_nothing().is_some() => attempts.skipped(attempt, after.summary()),
         Ok((_, after)) => {
             attempts.judge(attempt, after.status == 401 && peer(&after).is_none(), describe(&after));
         }
@@ -82,9 +80,6 @@ pub(super) fn exec_race(context: &Context, attempts: &mut Attempts) {
 }
 
 fn judge_program(attempts: &mut Attempts, attempt: &str, before: &Answer, after: &Answer) {
-    if let Some(why) = after.says_nothing() {
-        return attempts.skipped(attempt, why);
-    }
     let program =
         |answer: &Answer| peer(answer).and_then(|peer| peer["exe"].as_str()).unwrap_or_default().to_owned();
     let (before, seen) = (program(before), program(after));
@@ -111,9 +106,13 @@ pub(super) fn fd_passing(context: &Context, attempts: &mut Attempts) {
     let attempt = "a descriptor that is sent to the daemon";
     match with_descriptor(context) {
         Err(e) => attempts.skipped(attempt, e.to_string()),
-        Ok(answer) => {
-            attempts.judge(attempt, answer.status == 200, format!("health afterwards: {}", answer.status))
-        }
+        Ok((who, health)) => match health.says_nothing() {
+            Some(why) => attempts.skipped(attempt, why),
+            None => {
+                let detail = format!("{who}; health afterwards: {}", health.status);
+                attempts.judge(attempt, health.status == 200, detail);
+            }
+        },
     }
 }
 
@@ -154,15 +153,26 @@ fn used_by_stranger(context: &Context) -> Result<Answer, String> {
     one_answer(reports(command)?)
 }
 
-/// A request with a descriptor attached, and then a request of a new connection.
-fn with_descriptor(context: &Context) -> io::Result<Answer> {
+/// A request with a descriptor attached, and then a request of a new connection. Returns who deals with the descriptor.
+fn with_descriptor(context: &Context) -> io::Result<(&'static str, Answer)> {
     let mut connection = connect(&context.agent_socket)?;
     let bytes = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    // The daemon may answer or close the connection; since Linux 6.16 it has the kernel refuse descriptors.
-    if send_descriptor(&connection, connection.as_raw_fd(), bytes).is_ok() {
-        let _ = read_answer(&mut connection);
-    }
-    context.ask("GET", "/v1/health", None)
+    let who = match send_descriptor(&connection, connection.as_raw_fd(), bytes) {
+        Ok(()) => {
+            // The daemon may answer or close the connection.
+            let _ = read_answer(&mut connection);
+            "the daemon gets it"
+        }
+        // Since Linux 6.16 the daemon has the kernel refuse descriptors. A filter of system calls fails so too, also
+        // where no daemon is at the other end.
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+            let (ours, _theirs) = UnixStream::pair()?;
+            send_descriptor(&ours, connection.as_raw_fd(), b"c")?;
+            "the kernel refuses it for the daemon"
+        }
+        Err(e) => return Err(e),
+    };
+    Ok((who, context.ask("GET", "/v1/health", None)?))
 }
 
 /// Ends the process on drop.
@@ -175,13 +185,24 @@ impl Drop for Ended {
     }
 }
 
-/// The answers to the first and to the last request of a process.
+/// The answers to the first and to the last request of a process. The first has to say whom the daemon sees, or nothing
+/// follows from the last.
 fn two_answers(uid: Option<u32>, steps: &[Step]) -> Result<(Answer, Answer), String> {
     let command = own_command(uid, steps).map_err(|e| e.to_string())?;
-    let mut answers = answers(reports(command)?)?;
-    match (answers.len(), answers.pop()) {
-        (2, Some(last)) => Ok((answers.remove(0), last)),
-        (count, _) => Err(format!("the process has {count} answers in place of 2")),
+    judged_answers(answers(reports(command)?)?)
+}
+
+fn judged_answers(mut answers: Vec<Answer>) -> Result<(Answer, Answer), String> {
+    let (before, after) = match (answers.len(), answers.pop()) {
+        (2, Some(after)) => (answers.remove(0), after),
+        (count, _) => return Err(format!("the process has {count} answers in place of 2")),
+    };
+    if peer(&before).is_none() {
+        return Err(format!("the first request is answered {}, without a process", before.summary()));
+    }
+    match after.says_nothing() {
+        Some(why) => Err(why),
+        None => Ok((before, after)),
     }
 }
 
@@ -193,7 +214,7 @@ fn answers(reports: Vec<Report>) -> Result<Vec<Answer>, String> {
     let answer = |report| match report {
         Report::Answer(answer) => Ok(answer),
         Report::Failed { why, .. } => Err(why),
-        Report::GrpcStatus(_) | Report::CredentialBytes(_) => Err("an unexpected report".to_owned()),
+        Report::GrpcStatus(_) | Report::Credential(_) => Err("an unexpected report".to_owned()),
     };
     reports.into_iter().map(answer).collect()
 }
@@ -204,5 +225,28 @@ fn describe(answer: &Answer) -> String {
     match peer(answer) {
         Some(peer) => format!("{}: pid {} of uid {}{agent}", answer.summary(), peer["pid"], peer["uid"]),
         None => format!("{}{agent}", answer.summary()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_process_of_the_first_request_nothing_follows_from_the_second() {
+        let seen = |status| Answer { status, body: json!({ "peer": { "pid": 1, "uid": 0 } }) };
+        let refused = || Answer { status: 401, body: json!({ "error": "invalid_client" }) };
+        let busy = || Answer { status: 503, body: json!({ "error": "temporarily_unavailable" }) };
+        assert!(judged_answers(vec![seen(200), refused()]).is_ok());
+        assert!(judged_answers(vec![seen(401), seen(401)]).is_ok());
+        for answers in [
+            vec![],
+            vec![seen(200)],
+            vec![refused(), refused()],
+            vec![busy(), refused()],
+            vec![seen(200), busy()],
+        ] {
+            assert!(judged_answers(answers).is_err());
+        }
     }
 }

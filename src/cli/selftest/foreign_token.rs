@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::attempts::Attempts;
 use super::context::Context;
 use super::forged_tokens::{ForgedToken, forgeries};
+use super::replay::said;
 use crate::clock::Clock;
 use crate::verify::{Expectation, Jwks, verify_token};
 
@@ -22,7 +23,7 @@ pub(super) fn run(context: &Context, attempts: &mut Attempts) {
         |token: &str| verify_token(token, &keys, Clock::System.now(), true, Expectation::default()).is_ok();
     by_keys(attempts, &forged, real.as_deref().ok(), is_valid);
     by_introspection(attempts, &forged, &real, |token| {
-        Ok(context.ask_as_agent("/v1/introspect", &json!({ "token": token }))?["active"] == json!(true))
+        said(&context.ask_as_agent("/v1/introspect", &json!({ "token": token }))?, "active")
     });
 }
 

@@ -17,6 +17,7 @@ mod smuggling;
 mod state_copy;
 mod step;
 mod stranger;
+mod target;
 mod workdir;
 
 use std::io;
