@@ -133,7 +133,7 @@ fn judge_generation(
     let (then, now_at) = (before.generation, now.generation);
     let (withstood, detail) = match now_at.cmp(&then) {
         Ordering::Less => (false, format!("generation {now_at} is older than {then}")),
-        Ordering::Equal if before.files != now.files => (
+        Ordering::Equal if !accepts_no_more(now, &before) => (
             false,
             format!("other files in the same generation {now_at}: the TPM would accept the older ones"),
         ),
@@ -141,6 +141,19 @@ fn judge_generation(
     };
     attempts.judge(attempt, withstood, detail);
     withstood
+}
+
+/// Whether a manifest accepts what an earlier one of the same generation did, or less of it: while a file is replaced, the
+/// manifest lists its old and its new digest, and afterwards the new one alone.
+fn accepts_no_more(now: &Manifest, before: &Manifest) -> bool {
+    // A database that is not listed is absent.
+    let absent = vec![ABSENT.to_owned()];
+    let accepted = |of: &Manifest, name: &String| of.files.get(name).unwrap_or(&absent).clone();
+    let mut names = now.files.keys().chain(before.files.keys());
+    names.all(|name| {
+        let before = accepted(before, name);
+        accepted(now, name).iter().all(|digest| before.contains(digest))
+    })
 }
 
 #[cfg(test)]
@@ -165,6 +178,31 @@ mod tests {
             let is_kept = judge_generation(&mut attempts, "x", &now, Ok(Some(before)));
             assert_eq!(attempts.results("x"), [outcome], "{now:?}");
             assert_eq!(is_kept, outcome != Outcome::Hole, "an older state does not replace the later one");
+        }
+    }
+
+    #[test]
+    fn a_replacement_that_has_ended_since_is_no_hole() {
+        let of = |files: &[(&str, &[&str])]| Manifest {
+            generation: 5,
+            counter: 7,
+            files: files
+                .iter()
+                .map(|(name, digests)| (name.to_string(), digests.iter().map(ToString::to_string).collect()))
+                .collect(),
+        };
+        let replacing = of(&[("ca.json", &["old", "new"])]);
+        let first_credential = of(&[("ca.json", &["new"]), ("credentials.db", &[ABSENT, "rows"])]);
+        for (now, before, outcome) in [
+            (of(&[("ca.json", &["new"])]), replacing.clone(), Outcome::Held),
+            (replacing.clone(), of(&[("ca.json", &["new"])]), Outcome::Hole),
+            (of(&[("ca.json", &["third"])]), replacing, Outcome::Hole),
+            (of(&[("ca.json", &["new"])]), first_credential.clone(), Outcome::Held),
+            (first_credential, of(&[("ca.json", &["new"])]), Outcome::Hole),
+        ] {
+            let mut attempts = Attempts::new();
+            judge_generation(&mut attempts, "x", &now, Ok(Some(before.clone())));
+            assert_eq!(attempts.results("x"), [outcome], "{now:?} after {before:?}");
         }
     }
 
