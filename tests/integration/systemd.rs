@@ -130,3 +130,17 @@ fn an_activated_socket_with_an_unknown_name_is_refused() {
     until_true("the daemon ends", || daemon.exited().is_some());
     assert!(host.log().contains("a socket with the unknown name \"stranger\""), "{}", host.log());
 }
+
+#[test]
+fn units_that_connect_to_the_daemon_do_not_start_a_stopped_one() {
+    for unit in ["hostbadge-metrics.service", "hostbadge-selftest.service"] {
+        let text = fs::read_to_string(Path::new("systemd").join(unit)).unwrap();
+        let starts = |line: &&str| {
+            let relations = ["Requires=", "Wants=", "BindsTo=", "Requisite=", "Upholds="];
+            relations.iter().any(|relation| line.starts_with(relation)) && line.contains("hostbadged.service")
+        };
+        assert_eq!(text.lines().find(starts), None, "{unit}");
+        let condition = "ExecCondition=/usr/bin/systemctl --quiet is-active hostbadged.service";
+        assert!(text.lines().any(|line| line == condition), "{unit}: a connection starts the daemon");
+    }
+}

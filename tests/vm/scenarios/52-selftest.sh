@@ -46,6 +46,14 @@ systemctl enable --now hostbadge-selftest.timer
 expect hostbadge-selftest.service systemctl list-timers --no-pager hostbadge-selftest.timer
 systemctl disable --now hostbadge-selftest.timer
 
+say "It starts no daemon that was stopped"
+show systemctl stop hostbadged.service
+show systemctl start hostbadge-selftest.service
+refused systemctl is-active hostbadged.service
+refused systemctl is-failed hostbadge-selftest.service
+show systemctl start hostbadged.service
+wait_for "the issuer" hostbadge status
+
 say "The search for secrets fails its unit where there is one"
 wait_for "its end" bash -c '[ "$(systemctl show -P ActiveState hostbadge-hygiene.service)" != activating ]'
 mkdir -p /srv/left
