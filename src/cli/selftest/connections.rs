@@ -2,7 +2,7 @@
 //! or passes the connection on.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
@@ -131,15 +131,16 @@ fn used_for_stranger(context: &Context) -> io::Result<(u32, Answer)> {
     let steps = [Step::Connect(context.agent_socket.clone()), Step::SendConnection, Step::AwaitEnd];
     let mut command = own_command(Some(context.stranger), &steps)?;
     command
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let child = Ended(command.spawn()?);
+    let child = command.spawn()?;
     // The command has a copy of the other end, by which the stranger's end would not be noticed.
     drop(command);
-    let mut connection = receive_connection(&ours)?;
+    let stranger = Waiting { child, ours: Some(ours) };
+    let mut connection = receive_connection(stranger.socket()?)?;
     let answer = request(&mut connection, "GET", WHOAMI, None)?;
-    Ok((child.0.id(), answer))
+    Ok((stranger.child.id(), answer))
 }
 
 fn used_by_stranger(context: &Context) -> Result<Answer, String> {
@@ -149,7 +150,7 @@ fn used_by_stranger(context: &Context) -> Result<Answer, String> {
     send_descriptor(&ours, connection.as_raw_fd(), b"c").map_err(text)?;
     let steps = [Step::ReceiveConnection, Step::get(WHOAMI)];
     let mut command = own_command(Some(context.stranger), &steps).map_err(text)?;
-    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)));
+    command.stdin(Stdio::from(OwnedFd::from(theirs)));
     one_answer(reports(command)?)
 }
 
@@ -175,13 +176,24 @@ fn with_descriptor(context: &Context) -> io::Result<(&'static str, Answer)> {
     Ok((who, context.ask("GET", "/v1/health", None)?))
 }
 
-/// Ends the process on drop.
-struct Ended(Child);
+/// A process that waits for the end of its standard input, of which this is the other end. On drop it ends by that, since
+/// this process may not be allowed to end processes of other users (CAP_KILL).
+struct Waiting {
+    child: Child,
+    ours: Option<UnixStream>,
+}
 
-impl Drop for Ended {
+impl Waiting {
+    fn socket(&self) -> io::Result<&UnixStream> {
+        self.ours.as_ref().ok_or_else(|| io::Error::other("the socket is closed"))
+    }
+}
+
+impl Drop for Waiting {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // Before the wait, which would otherwise last until the process ends by itself.
+        self.ours = None;
+        let _ = self.child.wait();
     }
 }
 
@@ -230,6 +242,11 @@ fn describe(answer: &Answer) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
     use super::*;
 
     #[test]
@@ -248,5 +265,23 @@ mod tests {
         ] {
             assert!(judged_answers(answers).is_err());
         }
+    }
+
+    #[test]
+    fn a_waiting_process_ends_by_the_end_of_its_input() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let child = Command::new("cat").stdin(Stdio::from(OwnedFd::from(theirs))).spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(Waiting { child, ours: Some(ours) });
+            done.send(()).unwrap();
+        });
+        let ended = is_done.recv_timeout(IO_TIMEOUT);
+        let alive = kill(pid, None).is_ok();
+        if alive {
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
+        assert!(ended.is_ok() && !alive, "it waits for the end of its input");
     }
 }

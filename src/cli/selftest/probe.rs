@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, bind, connect as connect_fd, recvmsg, sendmsg,
 };
-use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, alarm, getppid, setgroups, setresgid, setresuid};
 use zeroize::Zeroizing;
 
 use super::super::files::random_suffix;
@@ -30,6 +30,9 @@ use crate::peer::own_received_fd;
 
 /// The program of this process, also where its file has been replaced.
 const THIS_PROGRAM: &str = "/proc/self/exe";
+/// A process of an attack ends after this time, in seconds, also where it waits for something that does not come. A process
+/// that it starts, and a program that it executes, has this time for itself.
+const MAX_TIME: u32 = 30;
 /// How often a process looks whether its parent has exited, in milliseconds.
 const PARENT_INTERVAL: u16 = 20;
 /// A credential has at most 1 MiB, and a failure is longer.
@@ -53,6 +56,8 @@ pub(super) fn own_command(uid: Option<u32>, steps: &[Step]) -> io::Result<Comman
 
 /// Takes the steps. A failure is reported, and ends them.
 pub(super) async fn run(steps: &str) {
+    // By SIGALRM, since the process that started this one may not be allowed to end it (CAP_KILL).
+    alarm::set(MAX_TIME);
     let taken = match serde_json::from_str::<Vec<Step>>(steps) {
         Ok(steps) => take(&steps).await,
         Err(e) => Err(io::Error::other(e).into()),
