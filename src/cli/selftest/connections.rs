@@ -32,6 +32,9 @@ pub(super) fn stale_pid(context: &Context, attempts: &mut Attempts) {
         ),
     ];
     for (attempt, request) in requests {
+        if !attempts.has_time(attempt) {
+            continue;
+        }
         match two_answers(None, &steps(request)) {
             Err(why) => attempts.skipped(attempt, why),
             Ok((_, after)) => {
@@ -46,11 +49,13 @@ pub(super) fn stale_pid(context: &Context, attempts: &mut Attempts) {
 pub(super) fn exec_race(context: &Context, attempts: &mut Attempts) {
     let socket = || Step::Connect(context.agent_socket.clone());
     let attempt = "another user between two requests";
-    let steps = [socket(), Step::get(WHOAMI), Step::BecomeUser(context.stranger), Step::get(WHOAMI)];
-    match two_answers(None, &steps) {
-        Err(why) => attempts.skipped(attempt, why),
-        Ok((_, after)) => {
-            attempts.judge(attempt, after.status == 401 && peer(&after).is_none(), describe(&after));
+    if attempts.has_time(attempt) {
+        let steps = [socket(), Step::get(WHOAMI), Step::BecomeUser(context.stranger), Step::get(WHOAMI)];
+        match two_answers(None, &steps) {
+            Err(why) => attempts.skipped(attempt, why),
+            Ok((_, after)) => {
+                attempts.judge(attempt, after.status == 401 && peer(&after).is_none(), describe(&after));
+            }
         }
     }
     let names = ["another program between two requests", "another program in the middle of a request"];
@@ -71,6 +76,9 @@ pub(super) fn exec_race(context: &Context, attempts: &mut Attempts) {
         Step::Read,
     ];
     for (attempt, steps) in names.into_iter().zip([between, within.to_vec()]) {
+        if !attempts.has_time(attempt) {
+            continue;
+        }
         let steps = [vec![socket(), Step::get(WHOAMI)], steps].concat();
         match two_answers(None, &steps) {
             Err(why) => attempts.skipped(attempt, why),
@@ -94,25 +102,35 @@ fn judge_program(attempts: &mut Attempts, attempt: &str, before: &Answer, after:
 /// A connection is passed to another process by SCM_RIGHTS.
 pub(super) fn fd_passing(context: &Context, attempts: &mut Attempts) {
     let attempt = "a stranger's connection, used by this process";
-    match used_for_stranger(context) {
-        Err(e) => attempts.skipped(attempt, e.to_string()),
-        Ok((pid, answer)) => judge_opener(attempts, attempt, pid, context.stranger, &answer),
+    if attempts.has_time(attempt) {
+        match used_for_stranger(context) {
+            Err(e) => attempts.skipped(attempt, e.to_string()),
+            Ok((pid, answer)) => judge_opener(attempts, attempt, pid, context.stranger, &answer),
+        }
     }
     let attempt = "this process's connection, used by a stranger";
-    match used_by_stranger(context) {
-        Err(e) => attempts.skipped(attempt, e),
-        Ok(answer) => judge_opener(attempts, attempt, std::process::id(), 0, &answer),
+    if attempts.has_time(attempt) {
+        match used_by_stranger(context) {
+            Err(e) => attempts.skipped(attempt, e),
+            Ok(answer) => judge_opener(attempts, attempt, std::process::id(), 0, &answer),
+        }
     }
     let attempt = "a descriptor that is sent to the daemon";
-    match with_descriptor(context) {
-        Err(e) => attempts.skipped(attempt, e.to_string()),
-        Ok((who, health)) => match health.says_nothing() {
-            Some(why) => attempts.skipped(attempt, why),
-            None => {
-                let detail = format!("{who}; health afterwards: {}", health.status);
-                attempts.judge(attempt, health.status == 200, detail);
-            }
-        },
+    if attempts.has_time(attempt) {
+        match with_descriptor(context) {
+            Err(e) => attempts.skipped(attempt, e.to_string()),
+            Ok((who, health)) => judge_health(attempts, attempt, who, &health),
+        }
+    }
+}
+
+fn judge_health(attempts: &mut Attempts, attempt: &str, who: &str, health: &Answer) {
+    match health.says_nothing() {
+        Some(why) => attempts.skipped(attempt, why),
+        None => {
+            let detail = format!("{who}; health afterwards: {}", health.status);
+            attempts.judge(attempt, health.status == 200, detail);
+        }
     }
 }
 
