@@ -140,7 +140,8 @@ enum CliSubcommand {
     /// Look for tokens and keys that were left in files, environments, shell histories and unit files
     ///
     /// It says where they are and of what kind, and never what they are. It needs no daemon. Exit status 0: nothing was
-    /// found; 1: something was found; 2: a path cannot be looked at. What cannot be read is named on standard error.
+    /// found; 1: something was found; 2: none of the named paths can be looked at. What cannot be read, such as a path
+    /// that does not exist, is named on standard error.
     #[command(after_long_help = examples::HYGIENE)]
     Hygiene(hygiene::HygieneArgs),
     /// Attack this host as its other processes could, without changing it, and print which attempts failed (root only)
