@@ -189,3 +189,13 @@ fn the_preset_of_the_rpm_names_each_unit_that_can_be_enabled() {
         }
     }
 }
+
+#[test]
+fn the_unit_of_the_daemon_has_no_network() {
+    let text = fs::read_to_string("systemd/hostbadged.service").unwrap();
+    for setting in ["PrivateNetwork=yes", "IPAddressDeny=any", "RestrictAddressFamilies=AF_UNIX"] {
+        let name = setting.split_once('=').unwrap().0;
+        let values: Vec<&str> = text.lines().filter(|line| line.split('=').next() == Some(name)).collect();
+        assert_eq!(values, [setting]);
+    }
+}
