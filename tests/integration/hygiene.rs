@@ -146,7 +146,6 @@ fn what_cannot_be_read_is_named_and_counted() {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &result["unreadable_count"]), (Some(0), &2.into()), "{result}");
     assert!(result["hidden_processes"].as_u64().unwrap() > 0, "{result}");
-
 }
 
 #[test]

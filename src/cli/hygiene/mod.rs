@@ -74,8 +74,8 @@ pub(super) struct HygieneArgs {
     max_depth: u16,
 }
 
-/// Prints the findings. Exit status 0 if there is none, 1 if there is one, and 2 if there is none and no path that is named
-/// can be looked at. A path that is missing is named among what cannot be read, and ends no search of the others.
+/// Prints the findings. Exit status 0 if there is none, 1 if there is one, and 2 if there is none and no path that is
+/// named can be looked at. A path that is missing is named among what cannot be read, and ends no search of the others.
 pub(super) fn run(common: &CommonArgs, arguments: &HygieneArgs) -> Result<ExitCode, CliError> {
     let limits = Limits {
         max_size: arguments.max_size * 1024 * 1024,

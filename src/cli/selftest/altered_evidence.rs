@@ -173,9 +173,8 @@ mod tests {
         let mut real = evidence();
         real.evidence["event_log"] = "".into();
         real.evidence["ak"] = "".into();
-        let unaltered = |one: &Verified| {
-            one.evidence == real.evidence && one.nonce == real.nonce && one.ak == real.ak
-        };
+        let unaltered =
+            |one: &Verified| one.evidence == real.evidence && one.nonce == real.nonce && one.ak == real.ak;
         assert!(alterations(&real).iter().all(|(_, altered)| !unaltered(altered)));
         real.evidence["event_log"] = BASE64.encode(b"ab").into();
         assert!(alterations(&real).iter().any(|(what, _)| what.contains("event log")));

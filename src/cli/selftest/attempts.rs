@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// After this time no further attempt begins; what was not tried by then is skipped. The attempt that has begun ends within a
-/// minute.
+/// After this time no further attempt begins; what was not tried by then is skipped. The attempt that has begun ends
+/// within a minute.
 const MAX_TIME: Duration = Duration::from_secs(120);
 
 /// What an attempt came to.

@@ -148,10 +148,7 @@ fn used_for_stranger(context: &Context) -> io::Result<(u32, Answer)> {
     ours.set_read_timeout(Some(IO_TIMEOUT))?;
     let steps = [Step::Connect(context.agent_socket.clone()), Step::SendConnection, Step::AwaitEnd];
     let mut command = own_command(Some(context.stranger), &steps)?;
-    command
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn()?;
     // The command has a copy of the other end, by which the stranger's end would not be noticed.
     drop(command);
@@ -194,8 +191,8 @@ fn with_descriptor(context: &Context) -> io::Result<(&'static str, Answer)> {
     Ok((who, context.ask("GET", "/v1/health", None)?))
 }
 
-/// A process that waits for the end of its standard input, of which this is the other end. On drop it ends by that, since
-/// this process may not be allowed to end processes of other users (CAP_KILL).
+/// A process that waits for the end of its standard input, of which this is the other end. On drop it ends by that,
+/// since this process may not be allowed to end processes of other users (CAP_KILL).
 struct Waiting {
     child: Child,
     ours: Option<UnixStream>,

@@ -50,8 +50,8 @@ pub(super) fn connect(socket: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(fd))
 }
 
-/// A socket whose reads, writes and connection end after [`IO_TIMEOUT`]: a connect(2) waits while the queue of the other
-/// end is full, for at most SO_SNDTIMEO (unix(7)).
+/// A socket whose reads, writes and connection end after [`IO_TIMEOUT`]: a connect(2) waits while the queue of the
+/// other end is full, for at most SO_SNDTIMEO (unix(7)).
 pub(super) fn unconnected() -> io::Result<OwnedFd> {
     let fd = socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let timeout = TimeVal::seconds(IO_TIMEOUT.as_secs().cast_signed());

@@ -32,8 +32,8 @@ pub(super) fn run(context: &Context, attempts: &mut Attempts) {
     });
 }
 
-/// The verification that relying parties do, by `hostbadge verify token`. It has to accept a real token, or one of the same
-/// claims by the key that signed it.
+/// The verification that relying parties do, by `hostbadge verify token`. It has to accept a real token, or one of the
+/// same claims by the key that signed it.
 fn by_keys(
     attempts: &mut Attempts,
     forged: &[ForgedToken],

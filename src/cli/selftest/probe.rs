@@ -30,8 +30,8 @@ use crate::peer::own_received_fd;
 
 /// The program of this process, also where its file has been replaced.
 const THIS_PROGRAM: &str = "/proc/self/exe";
-/// A process of an attack ends after this time, in seconds, also where it waits for something that does not come. A process
-/// that it starts, and a program that it executes, has this time for itself.
+/// A process of an attack ends after this time, in seconds, also where it waits for something that does not come. A
+/// process that it starts, and a program that it executes, has this time for itself.
 const MAX_TIME: u32 = 30;
 /// How often a process looks whether its parent has exited, in milliseconds.
 const PARENT_INTERVAL: u16 = 20;
@@ -76,8 +76,8 @@ struct StepError {
 }
 
 impl StepError {
-    /// Of a step that connects. EACCES says that the mode denies it; EPERM is of filters of system calls and of security
-    /// modules, which say nothing about the host's sockets.
+    /// Of a step that connects. EACCES says that the mode denies it; EPERM is of filters of system calls and of
+    /// security modules, which say nothing about the host's sockets.
     fn of_connect(error: io::Error) -> StepError {
         StepError { denied: error.raw_os_error() == Some(libc::EACCES), error }
     }

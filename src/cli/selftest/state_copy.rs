@@ -182,8 +182,8 @@ fn judge_generation(
     is_held
 }
 
-/// Whether a manifest accepts what an earlier one of the same generation did, or less of it: while a file is replaced, the
-/// manifest lists its old and its new digest, and afterwards the new one alone.
+/// Whether a manifest accepts what an earlier one of the same generation did, or less of it: while a file is replaced,
+/// the manifest lists its old and its new digest, and afterwards the new one alone.
 fn accepts_no_more(now: &Manifest, before: &Manifest) -> bool {
     // A database that is not listed is absent.
     let absent = vec![ABSENT.to_owned()];

@@ -73,7 +73,8 @@ pub(super) enum Report {
 pub(super) enum Loaded {
     /// No byte, which is what a process gets that is no service manager.
     Nothing,
-    /// Zero bytes alone, by which the daemon has a service manager fail: it took the process for one, or could not decide.
+    /// Zero bytes alone, by which the daemon has a service manager fail: it took the process for one, or could not
+    /// decide.
     Failure,
     /// So many bytes of a value.
     Value(usize),

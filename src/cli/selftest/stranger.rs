@@ -116,9 +116,7 @@ fn judge_report(report: &Report, mode: Mode) -> (Outcome, String) {
         Report::Credential(Loaded::Failure) => {
             (Outcome::Skipped, "the daemon sent a failure, as to a service manager".to_owned())
         }
-        Report::Credential(Loaded::Value(count)) => {
-            (Outcome::Hole, format!("{count} bytes of a credential"))
-        }
+        Report::Credential(Loaded::Value(count)) => (Outcome::Hole, format!("{count} bytes of a credential")),
         Report::Failed { denied: true, .. } if mode == Mode::Closed => {
             (Outcome::Held, "the socket does not let it connect".to_owned())
         }

@@ -35,7 +35,8 @@ fn get<T: DeserializeOwned>(context: &Context, path: &str) -> Result<Vec<T>, Str
     }
 }
 
-/// Chooses a credential that the unit of an agent loads, or else any one. A canary is never asked for: that is an alert.
+/// Chooses a credential that the unit of an agent loads, or else any one. A canary is never asked for: that is an
+/// alert.
 fn choose(credentials: &[StoredCredential], agents: &[Agent]) -> Result<Target, String> {
     let mut usual = credentials.iter().filter(|one| !one.canary).peekable();
     let Some(first) = usual.peek().map(|one| one.name.clone()) else {
