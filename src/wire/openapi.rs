@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, anomaly, change, clock, comparison, credentials, enroll, error, keys, leak, lifecycle,
-    offboarding, policy, posture, revocation, signal, status, tenants,
+    admin, agent, anomaly, approvals, change, clock, comparison, credentials, enroll, error, keys, leak,
+    lifecycle, offboarding, policy, posture, revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -84,6 +84,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<admin::ReloadRequest>();
     requests.subschema_for::<change::ApproveRequest>();
     requests.subschema_for::<anomaly::ResumeRequest>();
+    requests.subschema_for::<approvals::DecideRequest>();
     requests.subschema_for::<agent::AttestRequest>();
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();
@@ -112,6 +113,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<anomaly::AgentAnomalies>();
     responses.subschema_for::<anomaly::AnomaliesResponse>();
     responses.subschema_for::<anomaly::ResumeResponse>();
+    responses.subschema_for::<approvals::ApprovalsResponse>();
     responses.subschema_for::<tenants::RemoveTenantResponse>();
     responses.subschema_for::<tenants::Tenant>();
     responses.subschema_for::<leak::LeakResponse>();
