@@ -48,7 +48,7 @@ pub enum Act<'a> {
     Refused {
         /// The credential that was asked for.
         credential: Option<&'a str>,
-        /// How many; 0 for a refusal that the agent did not cause.
+        /// How many of them the agent's own requests caused; 0 for a refusal that others caused.
         count: u64,
     },
     /// Something that gives access to nothing: evidence, for example.

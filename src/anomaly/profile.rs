@@ -108,7 +108,9 @@ impl Profile {
             found.push((AnomalyRule::Canary, canary(seen.act)));
         }
         self.compare_process(seen, is_learnt, &mut found);
-        if let Act::Refused { count, .. } = seen.act {
+        if let Act::Refused { count, .. } = seen.act
+            && count > 0
+        {
             // From the first observation on: an agent that is new has a mean of zero.
             if let Some(excess) = self.refusals.observe(count, seen.boot, REFUSALS, true) {
                 let minutes = REFUSALS.period.as_secs() / 60;

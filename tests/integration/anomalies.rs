@@ -183,3 +183,36 @@ fn a_burst_of_refusals_is_found_and_profiles_survive_a_restart_and_damage() {
     assert!(host.log().contains("observed from now on as if they were new"), "{}", host.log());
     assert_eq!(token_status(&host), 200);
 }
+
+#[test]
+fn refusals_because_an_agent_is_drained_or_the_host_frozen_suspend_nobody() {
+    let mut host = Host::new();
+    host.configure("[limits]\nrate = 1000\nburst = 1000\n");
+    let file = |line: &str| {
+        format!(
+            "name = \"a\"\n{line}\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\n[anomaly]\nrefusals = \"suspend\"\n"
+        )
+    };
+    host.agents_file("a", &file(""));
+    host.start();
+    put_canary(&host, "root-key");
+    assert_eq!(host.admin().post("/v1/freeze", &json!({})).status, 200);
+    for _ in 0..30 {
+        assert_eq!(token_status(&host), 403);
+    }
+    until_true("the host is thawed", || host.admin().post("/v1/thaw", &json!({})).status == 200);
+    host.agents_file("a", &file("drain = true"));
+    host.reload();
+    for _ in 0..30 {
+        assert_eq!(token_status(&host), 403);
+    }
+    // What is found later comes after what was found before.
+    assert!(matches!(ask_for(&host, "root-key"), 400 | 403));
+    let listed = until("the alert of the canary", || {
+        let listed = anomalies(&host);
+        (!listed["alerts"].as_array()?.is_empty()).then_some(listed)
+    });
+    let rules: Vec<&Value> = listed["alerts"].as_array().unwrap().iter().map(|one| &one["rule"]).collect();
+    assert_eq!(rules, ["canary"], "{listed}");
+    assert_eq!(listed["suspended"][0]["rule"], "canary", "{listed}");
+}
