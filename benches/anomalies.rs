@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hostbadge::anomaly::{Act, Anomalies, Observation};
+use hostbadge::anomaly::{Act, Anomalies, Executable, Observation};
 use hostbadge::clock::{Clock, Zone};
 
 const AGENTS: usize = 1_000;
@@ -57,7 +57,7 @@ fn observe(anomalies: &Anomalies, names: &[String], jtis: &[String], tokens: usi
                 lifetime: Duration::from_secs(300),
                 is_longest: Some(n % 3 == 0),
             },
-            exe: Some((Path::new("/usr/bin/python3.13"), [7; 8])),
+            exe: Some(Executable { path: Path::new("/usr/bin/python3.13"), version: [7; 8], file: [7; 8] }),
             stated_hours: None,
         });
     }

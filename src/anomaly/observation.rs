@@ -20,10 +20,21 @@ pub struct Observation<'a> {
     pub tenant: Option<&'a str>,
     /// What was decided.
     pub act: Act<'a>,
-    /// The executable's path, with what distinguishes its file from others at this path.
-    pub exe: Option<(&'a Path, [u8; 8])>,
+    /// The executable.
+    pub exe: Option<Executable<'a>>,
     /// The hours that the agent's file states.
     pub stated_hours: Option<&'a Hours>,
+}
+
+/// The executable of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Executable<'a> {
+    /// Its path, as the kernel reports it.
+    pub path: &'a Path,
+    /// What distinguishes its file from others at this path, also after a start of the host.
+    pub version: [u8; 8],
+    /// What identifies its file until the host is started again, also after the file's name was removed.
+    pub file: [u8; 8],
 }
 
 /// What was decided.

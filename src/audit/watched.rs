@@ -1,12 +1,11 @@
 //! Passes decisions that were recorded to the rules for anomalies.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::event::Event;
 use super::record::Noted;
-use crate::anomaly::{Act, Anomalies, Observation};
+use crate::anomaly::{Act, Anomalies, Executable, Observation};
 use crate::clock::BACKDATE;
 use crate::issue::Introspection;
 use crate::peer::Peer;
@@ -50,11 +49,11 @@ impl Watched {
 }
 
 /// The executable, unless the process does not run yet: it is that of the service manager then.
-fn executable(peer: &Peer) -> Option<(&Path, [u8; 8])> {
+fn executable(peer: &Peer) -> Option<Executable<'_>> {
     if peer.is_future {
         return None;
     }
-    Some((peer.exe()?.as_path(), peer.exe_file_id()?))
+    Some(Executable { path: peer.exe()?, version: peer.exe_file_id()?, file: peer.exe_lasting_id()? })
 }
 
 fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
