@@ -72,6 +72,14 @@ pub struct NewRevocation {
     pub reason: String,
 }
 
+/// A revocation that is in effect, and that the disk may not have yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InEffect {
+    pub(super) ticket: u64,
+    /// What it changed.
+    pub outcome: Outcome,
+}
+
 /// What a revocation changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {

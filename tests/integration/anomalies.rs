@@ -151,6 +151,32 @@ fn an_administrators_revocation_is_not_resumed() {
 }
 
 #[test]
+fn what_a_person_revokes_or_offboards_after_a_rule_is_not_resumed() {
+    let host = host_with("[[credential]]\nname = \"root-key\"\nuse = \"release\"\n");
+    put_canary(&host, "root-key");
+    let suspend = || {
+        assert_eq!(ask_for(&host, "root-key"), 200);
+        until_true("the agent is suspended", || token_status(&host) == 403);
+    };
+    let is_not_resumed = || {
+        let refused = host.admin().post("/v1/anomalies/resume", &json!({ "agent": "a" }));
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        assert!(refused.text().contains("hostbadge revoke lift agent"), "{}", refused.text());
+        assert_eq!(token_status(&host), 403);
+        assert_eq!(anomalies(&host)["suspended"], json!([]));
+    };
+    suspend();
+    let revoked = host.admin().post("/v1/revocations/revoke", &json!({ "agent": "a", "reason": "leaked" }));
+    assert_eq!((revoked.status, &revoked.json()["outcome"]), (200, &json!("revoked")));
+    is_not_resumed();
+    said(&host, &["revoke", "lift", "agent", "a"]);
+    assert_eq!(token_status(&host), 200);
+    suspend();
+    said(&host, &["agent", "offboard", "a", "--reason", "left"]);
+    is_not_resumed();
+}
+
+#[test]
 fn a_burst_of_refusals_is_found_and_profiles_survive_a_restart_and_damage() {
     let mut host = host_with("");
     for _ in 0..40 {
