@@ -2,9 +2,9 @@
 //!
 //! A change widens if an agent or role may afterwards do something that it could not before: a new agent, a new
 //! audience, scope, role or credential, a longer lifetime, a later end, further hours, a weaker posture or
-//! assurance, fewer or other conditions on the process, a credential that is released instead of injected. What
-//! removes or narrows does not, except where a policy may refuse because of what was there before: a role, the owner,
-//! the posture, the assurance, or an executable whose digest is not known.
+//! assurance, fewer or other conditions on the process, a credential that is released instead of injected, a rule for
+//! anomalies that does less. What removes or narrows does not, except where a policy may refuse because of what was
+//! there before: a role, the owner, the posture, the assurance, or an executable whose digest is not known.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -114,6 +114,9 @@ impl Differences {
         if old.is_draining != new.is_draining {
             let what = if new.is_draining { "is drained" } else { "is drained no more" };
             self.add(&holder, what, old.is_draining);
+        }
+        for (key, widens) in new.anomaly.changes_since(&old.anomaly) {
+            self.add(&holder, &format!("{key} in [anomaly]"), widens);
         }
         let is_same_file = old_roles == new_roles
             && old.own_grants == new.own_grants
@@ -321,6 +324,10 @@ mod tests {
         assert_eq!(diff(&format!("drain = true\n{}", file("user = 0")), &file("user = 0")).1, 1);
         assert_eq!(diff(&file("user = 0"), &format!("tenant = \"t\"\n{}", file("user = 0"))).1, 1);
         assert_eq!(diff(&file("user = 0"), &format!("owner = \"o\"\n{}", file("user = 0"))).1, 0);
+        let anomaly = |action: &str| format!("{}[anomaly]\ncanary = \"{action}\"\n", file("user = 0"));
+        let weaker = diff(&anomaly("suspend"), &anomaly("alert"));
+        assert_eq!(weaker, (vec!["canary in [anomaly]".into()], 1));
+        assert_eq!(diff(&anomaly("alert"), &anomaly("suspend")).1, 0);
     }
 
     #[test]
