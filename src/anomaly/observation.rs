@@ -40,7 +40,7 @@ pub struct Executable<'a> {
 /// What was decided.
 #[derive(Clone, Copy, Debug)]
 pub enum Act<'a> {
-    /// A token was issued: an access token or a JWT-SVID.
+    /// An access token was issued.
     Token {
         /// Its audiences, separated by spaces.
         audiences: &'a str,
@@ -51,6 +51,8 @@ pub enum Act<'a> {
         /// Whether it has the longest lifetime of its grant; `None` where that is not asked for.
         is_longest: Option<bool>,
     },
+    /// A JWT-SVID was issued, for these audiences, separated by spaces. It is not introspected.
+    JwtSvid(&'a str),
     /// A certificate or WIT-SVID was issued.
     Identity,
     /// The value of a credential was released.
@@ -69,7 +71,7 @@ pub enum Act<'a> {
 impl Act<'_> {
     /// Whether the agent got something.
     pub(super) fn is_use(&self) -> bool {
-        matches!(self, Act::Token { .. } | Act::Identity | Act::Credential(_))
+        matches!(self, Act::Token { .. } | Act::JwtSvid(_) | Act::Identity | Act::Credential(_))
     }
 }
 

@@ -210,7 +210,7 @@ impl Profile {
         }
         match seen.act {
             Act::Token { audiences, jti, lifetime, is_longest } => {
-                for audience in audiences.split(' ').filter(|audience| !audience.is_empty()) {
+                for audience in each(audiences) {
                     let name = name_digest("aud", audience);
                     self.compare_name(name, "audience", audience, is_learnt, found);
                     self.follow_token(name, (audience, jti, lifetime), seen.boot, is_learnt, found);
@@ -222,6 +222,11 @@ impl Profile {
                         share * 100.0
                     );
                     found.push((AnomalyRule::Lifetime, text));
+                }
+            }
+            Act::JwtSvid(audiences) => {
+                for audience in each(audiences) {
+                    self.compare_name(name_digest("aud", audience), "audience", audience, is_learnt, found);
                 }
             }
             Act::Credential(name) => {
@@ -293,6 +298,11 @@ impl Profile {
             found.push((AnomalyRule::UnusedTokens, text));
         }
     }
+}
+
+/// The audiences of a list with spaces between them.
+fn each(audiences: &str) -> impl Iterator<Item = &str> {
+    audiences.split(' ').filter(|audience| !audience.is_empty())
 }
 
 fn canary(act: Act<'_>) -> String {

@@ -58,7 +58,8 @@ fn executable(peer: &Peer) -> Option<Executable<'_>> {
 
 fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
     match noted.event {
-        Event::TokenIssued | Event::SvidIssued => {
+        Event::SvidIssued => Act::JwtSvid(noted.audience.unwrap_or_default()),
+        Event::TokenIssued => {
             let lifetime = noted.expires.map_or(Duration::ZERO, |expires| expires.since(noted.time));
             Act::Token {
                 audiences: noted.audience.unwrap_or_default(),
@@ -76,11 +77,8 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
     }
 }
 
-/// Of an access token, whether it has the lifetime of its grant.
+/// Whether an access token has the lifetime of its grant.
 fn is_longest(noted: &Noted<'_>, lifetime: Duration) -> Option<bool> {
-    if noted.event != Event::TokenIssued {
-        return None;
-    }
     let grant = noted.subject?.entry().grant(noted.audience?)?.item;
     Some(lifetime + LIFETIME_MARGIN >= grant.ttl)
 }
