@@ -70,9 +70,7 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
         }
         Event::CertificateIssued | Event::WitSvidIssued => Act::Identity,
         Event::CredentialReleased => Act::Credential(noted.credential.unwrap_or_default()),
-        Event::RequestRefused => {
-            Act::Refused { credential: noted.credential, count: noted.own_refusals }
-        }
+        Event::RequestRefused => Act::Refused { credential: noted.credential, count: noted.own_refusals },
         _ => Act::Other,
     }
 }
@@ -102,9 +100,8 @@ mod tests {
         let mut alerts = anomalies.take_receiver().unwrap();
         audit.watch(anomalies);
         let peer = Peer::of_test(PeerInfo::of_test(0, 0, None, CgroupNames::default(), None));
-        let refusal = |code| {
-            Refusal::new(code, "no").with_peer(&peer).with_agent(&AgentName::parse("a").unwrap())
-        };
+        let refusal =
+            |code| Refusal::new(code, "no").with_peer(&peer).with_agent(&AgentName::parse("a").unwrap());
         // Callers that are no agent, and an agent whose tenant has used up its rate.
         for _ in 0..1000 {
             audit.count_refusal(Refusal::new(ErrorCode::TemporarilyUnavailable, "unreadable caller"));
