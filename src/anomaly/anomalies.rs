@@ -17,6 +17,9 @@ use crate::clock::{BootTime, Clock, Timestamp, Zone};
 use crate::config::AnomalyRule;
 use crate::mutex::lock;
 
+/// Profiles that are copied in one go to be stored, while no observation is possible.
+const COPIED_AT_ONCE: usize = 16;
+
 /// Whether the credential that an agent of a tenant asks for by a name is a canary. The arguments are the tenant,
 /// empty where there is none, the agent and the name.
 pub type CanaryLookup = Box<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
@@ -43,7 +46,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    profiles: HashMap<Box<str>, Profile>,
+    profiles: HashMap<Arc<str>, Profile>,
     /// The latest observation of any agent.
     last: Option<(Timestamp, BootTime)>,
     /// When the clock was set.
@@ -186,15 +189,24 @@ impl Anomalies {
         state.since = Some(since);
     }
 
-    /// What is to be stored; `None` until the file was read.
+    /// What is to be stored; `None` until the file was read. Observations of requests wait for the copy of a few profiles
+    /// at most.
     pub fn to_file(&self) -> Option<AnomalyFile> {
         let alerts = lock(&self.0.alerts).iter().cloned().collect();
-        let (since, profiles) = {
+        let (since, agents) = {
             let state = lock(&self.0.state);
-            let profiles: Vec<(String, Profile)> =
-                state.profiles.iter().map(|(agent, profile)| (agent.to_string(), profile.clone())).collect();
-            (state.since?, profiles)
+            let agents: Vec<Arc<str>> = state.profiles.keys().cloned().collect();
+            (state.since?, agents)
         };
+        let mut profiles = Vec::with_capacity(agents.len());
+        for some in agents.chunks(COPIED_AT_ONCE) {
+            let state = lock(&self.0.state);
+            let copy = |agent: &Arc<str>| Some((agent.to_string(), state.profiles.get(agent)?.clone()));
+            profiles.extend(some.iter().filter_map(copy));
+            drop(state);
+            // Without it, this thread mostly has the lock again before one that waits for it.
+            std::thread::yield_now();
+        }
         Some(AnomalyFile { since, agents: file::within_size(profiles), alerts })
     }
 
