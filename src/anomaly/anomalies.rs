@@ -143,6 +143,18 @@ impl Anomalies {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
+    /// An alert was not recorded, because too many were waiting.
+    pub fn note_dropped(&self) {
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// More follows from what the rule finds than before: its next finding about the agent has an alert.
+    pub fn rearm(&self, agent: &str, rule: AnomalyRule) {
+        if let Some(profile) = lock(&self.0.state).profiles.get_mut(agent) {
+            profile.withdraw_alert(rule);
+        }
+    }
+
     /// An administrator resumed the agent: each rule has an alert at its next finding.
     pub fn resume(&self, agent: &str) {
         if let Some(profile) = lock(&self.0.state).profiles.get_mut(agent) {
@@ -229,7 +241,7 @@ impl Anomalies {
         let Some(repeats) = profile.begin_alert(rule, boot) else { return };
         let (agent, tenant) = (agent.to_owned(), tenant.map(str::to_owned));
         if self.0.sender.try_send(Alert { time, rule, agent, tenant, detail, repeats }).is_err() {
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            self.note_dropped();
             profile.withdraw_alert(rule);
         }
     }

@@ -154,7 +154,7 @@ impl Profile {
         }
     }
 
-    /// The alert was not sent: the next finding has one.
+    /// The next finding has an alert, as if there had been none.
     pub fn withdraw_alert(&mut self, rule: AnomalyRule) {
         self.present.alerts[rule as usize] = None;
     }

@@ -256,7 +256,11 @@ fn explain_context(
                     Some(_) => "posture = \"enforce\" of the grant",
                     None => "[posture] mode = \"enforce\"",
                 })];
-                return Layer::refuses(rules, refusal.description, "the host's posture would have to be accepted");
+                return Layer::refuses(
+                    rules,
+                    refusal.description,
+                    "the host's posture would have to be accepted",
+                );
             }
         },
     };

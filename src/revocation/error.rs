@@ -24,7 +24,9 @@ pub enum Error {
     #[error("{0}")]
     NotRevoked(String),
     /// The target was revoked again since the revocation that is to be lifted.
-    #[error("{0} was revoked again meanwhile; look at hostbadge revoke list, and try again if it is to be lifted")]
+    #[error(
+        "{0} was revoked again meanwhile; look at hostbadge revoke list, and try again if it is to be lifted"
+    )]
     RevokedAgain(String),
     /// Certificates of the target are not on the revocation lists yet.
     #[error(

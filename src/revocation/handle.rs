@@ -294,8 +294,13 @@ impl Revocations {
     /// Revocations that are not stored.
     pub(crate) fn of_test(clock: Clock) -> Revocations {
         let revocations = Revocations::new(Path::new("/nonexistent"), clock);
-        revocations.load(RevocationRows::default());
+        revocations.open_of_test();
         revocations
+    }
+
+    /// Opens them without a database.
+    pub(crate) fn open_of_test(&self) {
+        self.load(RevocationRows::default());
     }
 }
 

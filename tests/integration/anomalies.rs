@@ -151,6 +151,24 @@ fn an_administrators_revocation_is_not_resumed() {
 }
 
 #[test]
+fn a_rule_that_suspends_from_a_reload_on_does_so_at_its_next_finding() {
+    let host = host_with("[anomaly]\ncanary = \"alert\"\n");
+    put_canary(&host, "root-key");
+    assert!(matches!(ask_for(&host, "root-key"), 400 | 403));
+    until_true("the alert", || !records(&host, "anomaly-detected").is_empty());
+    assert_eq!(token_status(&host), 200);
+    let file = host.path("etc/agents.d/a.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("canary = \"alert\"", "canary = \"suspend\"")).unwrap();
+    host.reload();
+    until_true("the agent is suspended", || {
+        ask_for(&host, "root-key");
+        token_status(&host) == 403
+    });
+    assert_eq!(anomalies(&host)["suspended"][0]["rule"], "canary");
+}
+
+#[test]
 fn what_a_person_revokes_or_offboards_after_a_rule_is_not_resumed() {
     let host = host_with("[[credential]]\nname = \"root-key\"\nuse = \"release\"\n");
     put_canary(&host, "root-key");

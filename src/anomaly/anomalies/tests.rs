@@ -20,15 +20,7 @@ fn observe(anomalies: &Anomalies, act: Act<'_>) {
 fn observe_program(anomalies: &Anomalies, act: Act<'_>, (path, version, file): (&str, u8, u8)) {
     let (time, boot) = (anomalies.clock().now(), anomalies.clock().boot_time());
     let exe = Some(Executable { path: Path::new(path), version: [version; 8], file: [file; 8] });
-    anomalies.observe(&Observation {
-        time,
-        boot,
-        agent: "a",
-        tenant: None,
-        act,
-        exe,
-        stated_hours: None,
-    });
+    anomalies.observe(&Observation { time, boot, agent: "a", tenant: None, act, exe, stated_hours: None });
 }
 
 fn token(audiences: &str) -> Act<'_> {
@@ -39,8 +31,7 @@ fn token(audiences: &str) -> Act<'_> {
 fn a_canary_is_found_at_once_and_a_flood_is_one_alert() {
     let clock = Clock::manual(NOW);
     let (anomalies, mut alerts) = new(&clock);
-    anomalies
-        .set_canaries(Box::new(|tenant, agent, name| (tenant, agent, name) == ("", "a", "root-key")));
+    anomalies.set_canaries(Box::new(|tenant, agent, name| (tenant, agent, name) == ("", "a", "root-key")));
     observe(&anomalies, Act::Credential("other"));
     assert!(alerts.try_recv().is_err());
     for _ in 0..1000 {
@@ -153,4 +144,43 @@ fn what_was_learnt_is_stored_and_agents_are_bounded() {
     );
     file.write(dir.path()).unwrap();
     assert!(AnomalyFile::read(dir.path()).unwrap().is_some(), "within the size of a state file");
+}
+
+#[test]
+fn a_rule_from_which_more_follows_has_an_alert_at_its_next_finding() {
+    let clock = Clock::manual(NOW);
+    let (anomalies, mut alerts) = new(&clock);
+    anomalies.set_canaries(Box::new(|_, _, name| name == "root-key"));
+    let canary = || observe(&anomalies, Act::Credential("root-key"));
+    canary();
+    canary();
+    assert!(alerts.try_recv().is_ok() && alerts.try_recv().is_err());
+    anomalies.rearm("a", AnomalyRule::Hours);
+    canary();
+    assert!(alerts.try_recv().is_err(), "another rule");
+    anomalies.rearm("a", AnomalyRule::Canary);
+    canary();
+    assert_eq!(alerts.try_recv().unwrap().rule, AnomalyRule::Canary);
+}
+
+#[test]
+fn jwt_svids_are_known_audiences_and_are_not_followed() {
+    let clock = Clock::manual(NOW);
+    let (anomalies, mut alerts) = new(&clock);
+    for n in 0..30 {
+        let jti = n.to_string();
+        let lifetime = Duration::from_secs(300);
+        observe(&anomalies, Act::Token { audiences: "x", jti: &jti, lifetime, is_longest: None });
+        anomalies.note_token_use("a", "x", &jti);
+        clock.advance(DAY / 2);
+    }
+    while alerts.try_recv().is_ok() {}
+    for _ in 0..40 {
+        observe(&anomalies, Act::JwtSvid("x"));
+        clock.advance(DAY / 2);
+    }
+    observe(&anomalies, token("x"));
+    assert!(alerts.try_recv().is_err(), "no token is unused");
+    observe(&anomalies, Act::JwtSvid("x y"));
+    assert_eq!(alerts.try_recv().unwrap().detail, "it uses the audience y for the first time");
 }
