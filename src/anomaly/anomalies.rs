@@ -201,8 +201,8 @@ impl Anomalies {
         state.since = Some(since);
     }
 
-    /// What is to be stored; `None` until the file was read. Observations of requests wait for the copy of a few profiles
-    /// at most.
+    /// What is to be stored; `None` until the file was read. Observations of requests wait for the copy of a few
+    /// profiles at most.
     pub fn to_file(&self) -> Option<AnomalyFile> {
         let alerts = lock(&self.0.alerts).iter().cloned().collect();
         let (since, agents) = {

@@ -2,9 +2,9 @@
 //!
 //! An executable is known by its path and by its file: a digest of inode, size and times. A path that was not used
 //! within the learning time is another executable; another file at a known path is a changed one. When the name of a
-//! file is removed, as by an upgrade of its package, the kernel appends ` (deleted)` to its path, and its ctime changes. A
-//! process of the file that was known at this path goes on then, by its device, inode, size and mtime. The suffix alone
-//! says nothing, because a file can have such a name. Of the unit that
+//! file is removed, as by an upgrade of its package, the kernel appends ` (deleted)` to its path, and its ctime
+//! changes. A process of the file that was known at this path goes on then, by its device, inode, size and mtime. The
+//! suffix alone says nothing, because a file can have such a name. Of the unit that
 //! `[match]` names, the digest over its file and drop-ins is compared, the one that `unit_sha256` names too. Each is
 //! known from its alert on.
 

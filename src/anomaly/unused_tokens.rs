@@ -2,8 +2,9 @@
 //!
 //! The host sees the use of a token only if a relying party introspects it here, so the rule applies to audiences
 //! where that is usual; JWT-SVIDs are not introspected. Of each audience's tokens, it is kept whether they were
-//! introspected as active before they expired: nothing is known of a token before it has expired. Sixteen tokens in a row that were not are found if at least half of the tokens before them were, of 20 or
-//! more. Tokens that have not expired are not kept across a restart of the daemon.
+//! introspected as active before they expired: nothing is known of a token before it has expired. Sixteen tokens in a
+//! row that were not are found if at least half of the tokens before them were, of 20 or more. Tokens that have not
+//! expired are not kept across a restart of the daemon.
 
 use std::collections::VecDeque;
 use std::time::Duration;

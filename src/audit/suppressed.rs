@@ -51,7 +51,7 @@ impl Number {
 
     /// The refusals in `suppressed` of this one.
     pub(super) fn without_itself(refusal: &Refusal) -> Number {
-        Number { all: refusal.suppressed, own: refusal.own_suppressed }
+        Number { all: refusal.suppressed, own: refusal.own_suppressed.into() }
     }
 
     fn add(&mut self, other: Number) {
@@ -96,7 +96,8 @@ impl SuppressedCounts {
         let key = Key::from_refusal(refusal);
         let taken = self.take(&key);
         refusal.suppressed = refusal.suppressed.saturating_add(taken.all);
-        refusal.own_suppressed = refusal.own_suppressed.saturating_add(taken.own);
+        let own = u32::try_from(taken.own).unwrap_or(u32::MAX);
+        refusal.own_suppressed = refusal.own_suppressed.saturating_add(own);
         let number = Number::with_itself(refusal);
         CarriedCount { counts: self.clone(), unrecorded: Some((key, number)) }
     }

@@ -17,7 +17,7 @@ use crate::revocation::{
     self, InEffect, NewRevocation, Outcome, Revocations, Target, TargetKind, revoked_by_rule,
 };
 
-/// Alerts that are recorded at the same time. Further ones are counted, unless they suspend: an agent is suspended once.
+/// Alerts that are recorded at the same time. Further ones are counted, unless they suspend, which an agent is once.
 const MAX_RECORDED: usize = 256;
 /// Suspensions that failed and are tried again.
 const MAX_FAILED: usize = 1024;

@@ -55,7 +55,8 @@ pub(super) fn spawn(deps: AnomalyDeps) -> AnomalyHandle {
 }
 
 impl AnomalyHandle {
-    /// Stops the anomaly monitor once the last alerts are handled, and stores what was learnt. Call it after the last request has been served.
+    /// Stops the anomaly monitor once the last alerts are handled, and stores what was learnt. Call it after the last
+    /// request has been served.
     pub async fn stop(self) {
         self.task.stop().await;
         save(&self.deps).await;
@@ -84,8 +85,8 @@ async fn run(deps: AnomalyDeps, stop: CancellationToken) {
     }
 }
 
-/// A rule from which more follows than before has an alert at its next finding, also within the hour after an alert from
-/// which less followed.
+/// A rule from which more follows than before has an alert at its next finding, also within the hour after an alert
+/// from which less followed.
 async fn follow_actions(deps: &AnomalyDeps) {
     let mut changes = deps.agents.subscribe();
     let mut previous = deps.agents.current();

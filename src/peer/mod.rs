@@ -157,8 +157,8 @@ impl PeerInfo {
         self.exe.as_ref().map(|exe| exe.file_digest())
     }
 
-    /// Returns what identifies the executable's file until the host is started again: a digest of its device, its inode,
-    /// its size and the time of its content. It stays the same when the file's name is removed.
+    /// Returns what identifies the executable's file until the host is started again: a digest of its device, its
+    /// inode, its size and the time of its content. It stays the same when the file's name is removed.
     pub fn exe_lasting_id(&self) -> Option<[u8; 8]> {
         self.exe.as_ref().map(|exe| exe.lasting_digest())
     }

@@ -88,8 +88,8 @@ pub struct Refusal {
     /// they were counted instead of recorded.
     pub suppressed: u64,
     /// How many of `suppressed` are this agent's own ([`Refusal::is_own`]). The others are of agents of its tenant, or
-    /// of callers whose refusals the next record of any caller has.
-    pub own_suppressed: u64,
+    /// of callers whose refusals the next record of any caller has. Small, as a refusal's room matters.
+    pub own_suppressed: u32,
     /// Whether the reason is what others did or decided, and not what the caller asked for ([`Refusal::imposed`]).
     pub is_imposed: bool,
 }
@@ -232,8 +232,8 @@ impl Refusal {
         self
     }
 
-    /// Whether the caller's own requests are the reason: it asked for what it may not have, sent a malformed request, or
-    /// exceeded a rate of its own. Only such refusals count as anomalies of an agent.
+    /// Whether the caller's own requests are the reason: it asked for what it may not have, sent a malformed request,
+    /// or exceeded a rate of its own. Only such refusals count as anomalies of an agent.
     pub fn is_own(&self) -> bool {
         let is_of_host = matches!(self.code, ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable);
         !(is_of_host || self.is_imposed)
@@ -241,7 +241,7 @@ impl Refusal {
 
     /// How many refusals of the agent's own this one stands for: itself, and those in `suppressed`.
     pub fn own_count(&self) -> u64 {
-        self.own_suppressed.saturating_add(self.is_own().into())
+        u64::from(self.own_suppressed) + u64::from(self.is_own())
     }
 
     /// Returns the host's posture at the decision, if it was evaluated.

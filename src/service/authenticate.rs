@@ -169,7 +169,8 @@ impl IdentityService {
                 return Rejection { refusal, recording: Recording::CountedByLimiter };
             };
             refusal.suppressed = unlogged;
-            refusal.own_suppressed = if is_shared { 0 } else { unlogged };
+            let own = if is_shared { 0 } else { unlogged };
+            refusal.own_suppressed = u32::try_from(own).unwrap_or(u32::MAX);
             refusal.into()
         })
     }

@@ -232,11 +232,9 @@ fn a_burst_of_refusals_is_found_and_profiles_survive_a_restart_and_damage() {
 fn refusals_because_an_agent_is_drained_or_the_host_frozen_suspend_nobody() {
     let mut host = Host::new();
     host.configure("[limits]\nrate = 1000\nburst = 1000\n");
-    let file = |line: &str| {
-        format!(
-            "name = \"a\"\n{line}\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\n[anomaly]\nrefusals = \"suspend\"\n"
-        )
-    };
+    let table = "[anomaly]\nrefusals = \"suspend\"\n";
+    let rest = format!("[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\n{table}");
+    let file = |line: &str| format!("name = \"a\"\n{line}\n{rest}");
     host.agents_file("a", &file(""));
     host.start();
     put_canary(&host, "root-key");
