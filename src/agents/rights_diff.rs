@@ -2,10 +2,10 @@
 //!
 //! A change widens if an agent or role may afterwards do something that it could not before: a new agent, a new
 //! audience, scope, role or credential, a longer lifetime, a later end, further hours, a weaker posture or
-//! assurance, fewer or other conditions on the process, a credential that is released instead of injected. What
-//! removes or narrows does not, except where a policy may refuse because of what was there before: a role, the owner,
-//! the posture, the assurance, an executable whose digest is not known, or a scope or lifetime, which an agent cannot
-//! leave out of the request for a JWT-SVID.
+//! assurance, fewer or other conditions on the process, a credential that is released instead of injected, a rule for
+//! anomalies that does less. What removes or narrows does not, except where a policy may refuse because of what was
+//! there before: a role, the owner, the posture, the assurance, an executable whose digest is not known, or a scope or
+//! lifetime, which an agent cannot leave out of the request for a JWT-SVID.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -116,6 +116,9 @@ impl Differences {
         if old.is_draining != new.is_draining {
             let what = if new.is_draining { "is drained" } else { "is drained no more" };
             self.add(&holder, what, old.is_draining);
+        }
+        for (key, widens) in new.anomaly.changes_since(&old.anomaly) {
+            self.add(&holder, &format!("{key} in [anomaly]"), widens);
         }
         let is_same_file = old_roles == new_roles
             && old.own_grants == new.own_grants

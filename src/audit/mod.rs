@@ -79,7 +79,7 @@ pub use tree::{LogHead, append_checkpoint, append_earlier_checkpoint, append_key
 pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
-use suppressed::{CarriedCount, SuppressedCounts};
+use suppressed::{CarriedCount, Number, SuppressedCounts};
 use watched::Watched;
 use writer::{LogWriter, WriteMode};
 
@@ -240,7 +240,7 @@ impl Audit {
 
     /// Counts a refusal, and those in its `suppressed`, in the next record of a refusal of the same caller.
     pub fn count_refusal(&self, refusal: Refusal) -> Counted<Refusal> {
-        self.suppressed.add(&refusal, refusal.suppressed.saturating_add(1));
+        self.suppressed.add(&refusal, Number::with_itself(&refusal));
         self.activity.note_counted(&refusal);
         Counted::new(refusal)
     }
@@ -248,7 +248,7 @@ impl Audit {
     /// As [`Audit::count_refusal`], for a refusal that the rate limiter has counted already: it is in the
     /// [`unlogged`](crate::policy::RateLimited::unlogged) of a later one.
     pub fn pass_counted_refusal(&self, refusal: Refusal) -> Counted<Refusal> {
-        self.suppressed.add(&refusal, refusal.suppressed);
+        self.suppressed.add(&refusal, Number::without_itself(&refusal));
         Counted::new(refusal)
     }
 

@@ -88,6 +88,9 @@ pub(super) struct Record<'a> {
     policy: Option<PolicySetId>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "peer::serialize")]
     peer: Option<&'a Peer>,
+    /// How many refusals of the agent's own it stands for.
+    #[serde(skip)]
+    own_refusals: u64,
     /// The agent that got something, as it was registered then.
     #[serde(skip)]
     subject: Option<&'a AuthenticatedAgent>,
@@ -112,8 +115,8 @@ pub(super) struct Noted<'a> {
     pub(super) jti: Option<&'a str>,
     pub(super) expires: Option<Timestamp>,
     pub(super) reason: Option<ErrorCode>,
-    /// Refusals before this one that have no record.
-    pub(super) suppressed: u64,
+    /// Refusals that the agent's own requests caused: this one, and those before it that have no record.
+    pub(super) own_refusals: u64,
     /// The calling process.
     pub(super) peer: &'a Peer,
     /// The agent that got something.
@@ -183,6 +186,7 @@ impl<'a> Record<'a> {
             posture: None,
             policy: None,
             peer: None,
+            own_refusals: 0,
             subject: None,
             request: correlation::current(),
         }
@@ -323,6 +327,7 @@ impl<'a> Record<'a> {
             approval: pending.map(|pending| name(&pending.id)),
             detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
+            own_refusals: refusal.own_count(),
             verdicts: Some(refusal.verdicts()),
             posture: refusal.posture(),
             policy: refusal.policy(),
@@ -407,7 +412,7 @@ impl<'a> Record<'a> {
             jti: self.jti.map(|jti| jti.whole()),
             expires: self.exp.map(Timestamp::from_secs),
             reason: self.reason,
-            suppressed: self.suppressed,
+            own_refusals: self.own_refusals,
             peer: self.peer?,
             subject: self.subject,
         })

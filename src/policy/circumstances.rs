@@ -50,7 +50,7 @@ impl Circumstances {
             None => Ok(()),
             Some(revocation) => {
                 let refusal = Refusal::new(ErrorCode::AccessDenied, revocation.description());
-                Err(self.refusal(refusal.at(Stage::Identity), agent))
+                Err(self.refusal(refusal.at(Stage::Identity).imposed(), agent))
             }
         }
     }
@@ -98,9 +98,12 @@ impl Circumstances {
                     let mut refusal = Refusal::new(ErrorCode::AuthorizationPending, description)
                         .waiting_for(PendingApproval { id: id.into(), is_new });
                     refusal.retry_after = Some(APPROVAL_RETRY);
-                    refusal.at(Stage::Context)
+                    refusal.at(Stage::Context).imposed()
                 }
-                NotApproved::Denied { .. } | NotApproved::TooLong(_) => {
+                NotApproved::Denied { .. } => {
+                    Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context).imposed()
+                }
+                NotApproved::TooLong(_) => {
                     Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context)
                 }
                 NotApproved::TooMany(_) | NotApproved::NoRandom => {
@@ -156,5 +159,5 @@ pub(super) fn check_draining(entry: &AgentEntry) -> Result<(), Refusal> {
         "agent \"{}\" is being drained: what it has stays valid until it expires, and nothing new is issued",
         entry.name
     );
-    Err(Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity))
+    Err(Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity).imposed())
 }

@@ -266,12 +266,16 @@ fn explain_context(
         Act::Attest => host_posture.posture,
         _ => match check_posture(mode.unwrap_or(host_posture.mode), host_posture) {
             Ok(posture) => posture,
-            Err(reason) => {
+            Err(refusal) => {
                 let rules = vec![Rule::named(match mode {
                     Some(_) => "posture = \"enforce\" of the grant",
                     None => "[posture] mode = \"enforce\"",
                 })];
-                return Layer::refuses(rules, reason, "the host's posture would have to be accepted");
+                return Layer::refuses(
+                    rules,
+                    refusal.description,
+                    "the host's posture would have to be accepted",
+                );
             }
         },
     };

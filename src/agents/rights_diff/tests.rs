@@ -74,6 +74,10 @@ fn weaker_conditions_are_flagged() {
     assert_eq!(diff(&format!("drain = true\n{}", file("user = 0")), &file("user = 0")).1, 1);
     assert_eq!(diff(&file("user = 0"), &format!("tenant = \"t\"\n{}", file("user = 0"))).1, 1);
     assert_eq!(diff(&file("user = 0"), &format!("owner = \"o\"\n{}", file("user = 0"))).1, 0);
+    let anomaly = |action: &str| format!("{}[anomaly]\ncanary = \"{action}\"\n", file("user = 0"));
+    let weaker = diff(&anomaly("suspend"), &anomaly("alert"));
+    assert_eq!(weaker, (vec!["canary in [anomaly]".into()], 1));
+    assert_eq!(diff(&anomaly("alert"), &anomaly("suspend")).1, 0);
 }
 
 #[test]
