@@ -115,7 +115,7 @@ impl Kind {
         match event {
             Event::TokenIssued | Event::SvidIssued => Kind::Authentication(Ticket::Service),
             Event::CertificateIssued | Event::WitSvidIssued => Kind::Authentication(Ticket::Authentication),
-            Event::RequestRefused => of_refusal(has_peer, request, has_audience),
+            Event::ApprovalRequested | Event::RequestRefused => of_refusal(has_peer, request, has_audience),
             Event::CredentialReleased | Event::Introspected | Event::Attested => Kind::Api(Access::Read),
             Event::NonceUsed => Kind::Api(Access::Update),
             Event::TokenRevoked if has_peer => Kind::Api(Access::Delete),

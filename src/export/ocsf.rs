@@ -83,7 +83,7 @@ fn category_name(category: u32) -> &'static str {
 
 fn severity(event: Option<Event>) -> (u32, &'static str) {
     match event {
-        Some(Event::RequestRefused) => (2, "Low"),
+        Some(Event::ApprovalRequested | Event::RequestRefused) => (2, "Low"),
         Some(event) => match event.level() {
             tracing::Level::ERROR => (4, "High"),
             tracing::Level::WARN => (3, "Medium"),

@@ -8,7 +8,7 @@ use crate::posture::Posture;
 use super::cedar::{Act, Approval, PolicySetId};
 use super::circumstances::{CREDENTIAL, Circumstances};
 use super::decision::check_posture;
-use super::refusal::{ErrorCode, Refusal};
+use super::refusal::{ErrorCode, Refusal, Stage};
 
 /// A request for the value of a credential: well-formed, but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]

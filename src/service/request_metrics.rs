@@ -177,7 +177,8 @@ mod tests {
         assert_eq!((twice[0].0, twice[0].1.reason), (RequestKind::Nonce, "slow_down"));
         assert_eq!(metrics.unrecorded_refusals(), 1);
         let total: u64 = metrics.durations().map(|(_, durations)| durations.count()).sum();
-        assert_eq!(total, 11 * 10 + 1);
+        let outcomes = ErrorCode::ALL.len() + 2;
+        assert_eq!(total, (RequestKind::ALL.len() * outcomes + 1) as u64);
     }
 
     #[test]

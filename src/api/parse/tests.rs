@@ -35,6 +35,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
         "revoke" => revoke_request(body).map(drop),
         "freeze" => freeze_request(body).map(drop),
         "leak" => leak_request(body).map(drop),
+        "decide" => decide_request(body).map(drop),
         "signal" => signal_request(body).map(drop),
         other => panic!("{other}"),
     };
@@ -67,6 +68,7 @@ const REQUESTS: [(&str, &str, &str); 25] = [
     ("revoke", r#"{"token":"secret"}"#, r#"["secret"]"#),
     ("freeze", r#"{"reason":"r"}"#, r#"["r"]"#),
     ("leak", r#"{"token":"secret"}"#, r#"["secret"]"#),
+    ("decide", r#"{"id":"i","digest":"d","decision":"approve"}"#, r#"["i","d","approve",null]"#),
     ("signal", r#"{"set":"secret"}"#, r#"["secret"]"#),
 ];
 

@@ -88,10 +88,11 @@ fn stalled_write_does_not_block_other_callers() {
     assert!(!writer.health().is_fast(), "the thread `audit` writes the next lines");
     assert!(writer.health().write_error().is_none());
     let _pipe_reader = reader.join().unwrap().unwrap();
-    for _ in 0..FAST_WRITES_TO_RECOVER {
-        write(&writer, WriteMode::Inline).unwrap();
-    }
-    wait_until("workers write inline again", || writer.health().is_fast());
+    // On a busy machine some of the writes are not fast, and the count begins again.
+    wait_until("workers write inline again", || {
+        (0..FAST_WRITES_TO_RECOVER).for_each(|_| write(&writer, WriteMode::Inline).unwrap());
+        writer.health().is_fast()
+    });
     writer.close();
 }
 
