@@ -165,6 +165,9 @@ pub(super) struct SampleLog {
     pub(super) state: TreeState,
     pub(super) path: PathBuf,
     pub(super) now: u64,
+    /// What its checkpoints say of themselves.
+    pub(super) reason: CheckpointReason,
+    pub(super) every_seconds: u64,
 }
 
 impl SampleLog {
@@ -178,7 +181,8 @@ impl SampleLog {
             frontier: Frontier::default(),
         };
         let path = dir.path().join(format!("{:020}.jsonl", 1));
-        let mut log = SampleLog { dir, tpm: SampleTpm::new(), state, path, now: START };
+        let (tpm, reason) = (SampleTpm::new(), CheckpointReason::Time);
+        let mut log = SampleLog { dir, tpm, state, path, now: START, reason, every_seconds: 3600 };
         log.begin_file();
         log
     }
@@ -240,9 +244,9 @@ impl SampleLog {
             seq: self.state.seq,
             head: self.state.head,
             time: Timestamp::from_secs(self.now),
-            reason: CheckpointReason::Time,
+            reason: self.reason,
             every_records: 100,
-            every_seconds: 3600,
+            every_seconds: self.every_seconds,
         }
     }
 

@@ -524,6 +524,28 @@ fn checkpoints_that_were_made_later_than_they_say_are_told() {
     assert_eq!(report.findings.iter().map(|f| f.kind).collect::<Vec<_>>(), [FindingKind::CheckpointLate]);
 }
 
+/// The interval is a number that the host writes: it must not overflow, and a checkpoint cannot excuse itself.
+#[test]
+fn a_checkpoint_is_late_by_the_interval_of_the_one_before_it() {
+    let kinds = |first: u64, second: u64| {
+        let mut log = SampleLog::new();
+        for every in [first, second] {
+            log.every_seconds = every;
+            log.write(1);
+            log.now += 5 * 3600;
+            log.tpm.millis += 5 * 3_600_000;
+            log.checkpoint();
+        }
+        let report = verify(&log);
+        assert!(report.is_valid(), "{report:#?}");
+        report.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(3600, u64::MAX), [FindingKind::CheckpointLate]);
+    assert_eq!(kinds(u64::MAX, 3600), []);
+    assert_eq!(kinds(u64::MAX, u64::MAX), []);
+    assert_eq!(kinds(5 * 3600, 60), []);
+}
+
 #[test]
 fn a_log_from_before_checkpoints_has_its_chain_alone_and_its_records_stay_covered_by_it() {
     let mut log = SampleLog::without_tree();

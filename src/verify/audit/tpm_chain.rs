@@ -28,6 +28,8 @@ struct Previous {
     clock: ClockInfo,
     time: Timestamp,
     seq: u64,
+    /// The time after which it says that the next one is due.
+    every: Duration,
     reason: CheckpointReason,
 }
 
@@ -81,6 +83,7 @@ impl TpmChain {
             clock: *clock_after,
             time: checkpoint.time,
             seq: checkpoint.seq,
+            every: Duration::from_secs(checkpoint.every_seconds),
             reason: checkpoint.reason,
         });
         found
@@ -147,7 +150,8 @@ fn check_times(previous: &Previous, next: &NextCheckpoint<'_>, found: &mut Vec<F
             found.push((Severity::Warning, FindingKind::TpmClock, text));
         }
     }
-    let due = Duration::from_secs(checkpoint.every_seconds).saturating_mul(LATE_FACTOR) + LATE_LEEWAY;
+    // The one before has said when this one is due. Its interval may be any number.
+    let due = previous.every.saturating_mul(LATE_FACTOR).saturating_add(LATE_LEEWAY);
     let waited = next.first_uncovered.map(|first| checkpoint.time.since(first)).unwrap_or_default();
     if waited > due && previous.reason != CheckpointReason::Stop {
         let text = format!(
@@ -155,7 +159,7 @@ fn check_times(previous: &Previous, next: &NextCheckpoint<'_>, found: &mut Vec<F
              is due every {} s: the records between could have been written at any time before it",
             waited.as_secs(),
             previous.seq,
-            checkpoint.every_seconds
+            previous.every.as_secs()
         );
         found.push((Severity::Warning, FindingKind::CheckpointLate, text));
     }
