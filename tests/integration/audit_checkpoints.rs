@@ -90,6 +90,7 @@ fn the_tpm_certifies_the_log_over_restarts_and_each_forgery_is_named() {
     let text = String::from_utf8_lossy(&by_name.stdout).into_owned();
     assert!(by_name.status.success(), "{text}");
     assert!(text.contains("VALID: the TPM certified these records"), "{text}");
+    assert!(!text.contains("the AK is not pinned") && text.contains("the NV index is not pinned"), "{text}");
     let other = host.hostbadge(&["verify", "audit", &dir(&host), "--ak", &"00".repeat(34)]);
     assert_eq!(other.status.code(), Some(1));
     let (valid, report) = verify_dir(&host, &host.path("audit"), &["--known", note.to_str().unwrap()]);
@@ -147,6 +148,46 @@ fn the_tpm_certifies_the_log_over_restarts_and_each_forgery_is_named() {
     let nothing = host.hostbadge(&["verify", "audit", without_keys.path().to_str().unwrap(), "--ak", &ak]);
     assert_eq!(nothing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("--chain-only"));
+}
+
+/// Who forges the log writes the keys beside it as well.
+#[test]
+fn keys_from_the_log_itself_pin_nothing_and_the_verdict_says_so() {
+    let mut host = Host::never_started();
+    host.agent("root", "user = 0");
+    host.configure(OFTEN);
+    host.start();
+    until_covered(&host);
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
+    assert!(host.stop().success());
+    let verify = |ak: &str, options: &[&str]| {
+        let dir = dir(&host);
+        let output = host.hostbadge(&[&["verify", "audit", &dir, "--ak", ak], options].concat());
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let beside = keys(&host);
+    let kept = host.path("kept.keys");
+    fs::copy(&beside, &kept).unwrap();
+    let link = host.path("link.keys");
+    std::os::unix::fs::symlink(&beside, &link).unwrap();
+    for of_log in [&beside, link.to_str().unwrap()] {
+        let (valid, text) = verify(of_log, &[]);
+        assert!(valid && text.contains("warning: the AK is not pinned"), "{text}");
+        assert!(text.contains("VALID: the AK that the log itself names certified these records"), "{text}");
+        let (valid, text) = verify(of_log, &["--strict"]);
+        assert!(!valid && text.contains("there are warnings: 2"), "{text}");
+        let (_, json) = verify(of_log, &["--json"]);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["ak_pinned"], &json["nv_index_pinned"]), (&false.into(), &false.into()));
+    }
+    let (valid, text) = verify(kept.to_str().unwrap(), &["--strict"]);
+    assert!(valid && !text.contains("not pinned"), "{text}");
+    let (_, json) = verify(&ak, &["--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["ak_pinned"], &json["nv_index_pinned"]), (&true.into(), &false.into()));
+    let nv_name = json["nv_names"][0].as_str().unwrap();
+    let (valid, text) = verify(&ak, &["--nv-name", nv_name, "--strict"]);
+    assert!(valid && !text.contains("not pinned"), "{text}");
 }
 
 #[test]

@@ -56,6 +56,11 @@ pub(super) fn named(dir: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Whether a directory has files of an audit log. One that cannot be read has none.
+pub fn has_log_files(dir: &Path) -> bool {
+    named(dir, LOG_EXTENSION).is_ok_and(|paths| !paths.is_empty())
+}
+
 /// Opens a file for reading. It never waits for a FIFO, and follows no symbolic link.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;

@@ -23,6 +23,7 @@ pub use checkpoint::{
     origin,
 };
 pub use entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState, VerifiedCheckpoint};
+pub use files::has_log_files;
 pub use finding::{AuditReport, Finding, FindingKind, Severity};
 pub use keys::{
     AUDIT_INDEX_SIZE, AUDIT_INDICES, KEYS_FILE, KeysLine, LogKeys, MAX_KEYS_SIZE, audit_index_name,
