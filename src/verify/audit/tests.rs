@@ -546,6 +546,29 @@ fn a_checkpoint_is_late_by_the_interval_of_the_one_before_it() {
     assert_eq!(kinds(5 * 3600, 60), []);
 }
 
+/// A daemon that does not run writes nothing, so that the time without records is no gap. Records after the stop are one.
+#[test]
+fn a_gap_after_a_stop_is_told_and_the_time_until_the_next_start_is_none() {
+    let kinds = |records_at: u64, checkpoint_at: u64| {
+        let mut log = SampleLog::new();
+        log.write(1);
+        log.reason = CheckpointReason::Stop;
+        log.checkpoint();
+        let stop = log.now;
+        log.tpm.millis += checkpoint_at * 1000;
+        log.now = stop + records_at;
+        log.write(1);
+        log.now = stop + checkpoint_at;
+        log.reason = CheckpointReason::Start;
+        log.checkpoint();
+        let report = verify(&log);
+        assert!(report.is_valid(), "{report:#?}");
+        report.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(5 * 3600, 5 * 3600 + 60), []);
+    assert_eq!(kinds(60, 5 * 3600), [FindingKind::CheckpointLate]);
+}
+
 #[test]
 fn a_log_from_before_checkpoints_has_its_chain_alone_and_its_records_stay_covered_by_it() {
     let mut log = SampleLog::without_tree();
