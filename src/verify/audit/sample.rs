@@ -59,6 +59,14 @@ impl SampleTpm {
         tpm
     }
 
+    /// Goes on with another index of the same TPM.
+    pub(super) fn use_index(&mut self, nv_index: u32) {
+        self.nv_index = nv_index;
+        let mut line = serde_json::to_value(&self.line).unwrap();
+        line["nv_index"] = nv_index.into();
+        self.line = serde_json::from_value(line).unwrap();
+    }
+
     pub(super) fn keys(&self) -> LogKeys {
         LogKeys::check(&self.line).unwrap()
     }

@@ -546,6 +546,42 @@ fn a_checkpoint_is_late_by_the_interval_of_the_one_before_it() {
     assert_eq!(kinds(5 * 3600, 60), []);
 }
 
+/// A new index has its first value, also where the beginning of the log is elsewhere.
+#[test]
+fn another_index_or_ak_in_the_middle_has_no_past_of_its_own() {
+    let log_with = |change: &dyn Fn(&mut SampleTpm)| {
+        let mut log = SampleLog::new();
+        log.write(1);
+        log.checkpoint();
+        let mut all = vec![log.tpm.keys()];
+        change(&mut log.tpm);
+        log.write(1);
+        log.checkpoint();
+        all.push(log.tpm.keys());
+        let partial = AuditOptions { keys: all, partial: true, ..AuditOptions::default() };
+        verify_with(log.path(), &partial)
+    };
+    let other_index = |value| {
+        move |tpm: &mut SampleTpm| {
+            tpm.use_index(AUDIT_INDICES.start + 1);
+            tpm.value = value;
+        }
+    };
+    let other_ak = |value| {
+        move |tpm: &mut SampleTpm| {
+            *tpm = SampleTpm::new();
+            tpm.value = value;
+        }
+    };
+    for report in [log_with(&other_index(first_value())), log_with(&other_ak(first_value()))] {
+        assert!(report.is_valid(), "{report:#?}");
+        assert_eq!(report.findings[0].kind, FindingKind::TpmChanged);
+    }
+    for report in [log_with(&other_index([3; 32])), log_with(&other_ak([3; 32]))] {
+        assert_eq!(first_bad(&report), (FindingKind::CheckpointGap, Some(2)));
+    }
+}
+
 /// A daemon that does not run writes nothing, so that the time without records is no gap. Records after the stop are one.
 #[test]
 fn a_gap_after_a_stop_is_told_and_the_time_until_the_next_start_is_none() {

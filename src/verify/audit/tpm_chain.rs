@@ -14,7 +14,8 @@ const CLOCK_TOLERANCE: f64 = 0.16;
 const CLOCK_LEEWAY: Duration = Duration::from_secs(120);
 /// A checkpoint is late if it was made after this multiple of the interval that the one before it names.
 const LATE_FACTOR: u32 = 2;
-const LATE_LEEWAY: Duration = Duration::from_secs(60);
+/// The next daemon may have another interval, and makes its first one up to 10 minutes after the last of the one before.
+const LATE_LEEWAY: Duration = Duration::from_secs(660);
 
 /// A finding without its place.
 pub(super) type Found = (Severity, FindingKind, String);
@@ -43,7 +44,7 @@ pub(super) struct NextCheckpoint<'a> {
     pub(super) ak: &'a str,
     pub(super) nv_index: u32,
     pub(super) verified: &'a VerifiedCheckpoint,
-    /// Whether the directory has the records from the beginning of the log on.
+    /// Whether the directory has the records from the beginning of the log on, and so the first checkpoint.
     pub(super) has_beginning: bool,
     /// The time of the first record after the checkpoint before, if there is one.
     pub(super) first_uncovered: Option<Timestamp>,
@@ -71,7 +72,8 @@ impl TpmChain {
                         previous.seq
                     ),
                 ));
-                check_first(before, next.has_beginning, &mut found);
+                // The directory has what was before, and a new index begins with its first value.
+                check_first(before, true, &mut found);
             }
             None => check_first(before, next.has_beginning, &mut found),
         }
