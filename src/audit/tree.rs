@@ -16,7 +16,7 @@ use super::files::{log_files, open_file, with_path};
 use super::forwards::ForwardLines;
 use super::line::{LineId, WholeLine};
 use crate::verify::audit::merkle::{Frontier, leaf_hash};
-use crate::verify::audit::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, KEYS_FILE, KeysLine, TreeState};
+use crate::verify::audit::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
 
 /// Bytes of the log that are hashed again at the start. Further ones are not: the tree begins again.
 const MAX_REBUILT: u64 = 256 << 20;
@@ -109,23 +109,6 @@ pub fn append_checkpoint(head: &LogHead, line: CheckpointLine) -> io::Result<()>
 pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::Result<()> {
     let path = entries_file(log_file);
     append(&path, &format!("{}\n", Entry::Checkpoint(Box::new(line)).to_line()))?.sync_all()?;
-    sync_dir_of(&path)
-}
-
-/// Writes keys to the file of keys in the log's directory, unless it has them. On disk when this returns. Blocking.
-pub fn append_keys(dir: &Path, keys: &KeysLine) -> io::Result<()> {
-    let path = dir.join(KEYS_FILE);
-    let line = format!("{}\n", serde_json::to_string(keys)?);
-    let present = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(with_path(&path, e)),
-    };
-    if present.split_inclusive('\n').any(|found| found == line) {
-        return Ok(());
-    }
-    let separator = if present.is_empty() || present.ends_with('\n') { "" } else { "\n" };
-    append(&path, &format!("{separator}{line}"))?.sync_all()?;
     sync_dir_of(&path)
 }
 

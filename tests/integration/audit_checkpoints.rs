@@ -235,9 +235,7 @@ fn an_index_that_was_deleted_is_recorded_and_the_verification_shows_the_break() 
     machine.host.stop();
     let (valid, report) = verify(&machine.host);
     assert!(valid, "{report}");
-    let state = fs::read_to_string(machine.host.path("state/checkpoint.json")).unwrap();
-    let state: Value = serde_json::from_str(&state).unwrap();
-    let index = state.pointer("/nv_index").or(state.pointer("/data/nv_index")).unwrap().as_u64().unwrap();
+    let index = nv_index(&machine.host);
     machine.tool("tpm2_nvundefine", &["-C", "o", &format!("{index:#x}")]);
     machine.start();
     until_covered(&machine.host);
@@ -283,6 +281,51 @@ fn a_tpm_that_is_stalled_or_absent_delays_checkpoints_and_stops_nothing() {
     let (valid, report) = verify(&machine.host);
     assert!(valid, "{report}");
     assert_eq!(report["not_covered"], 0, "{report}");
+}
+
+/// Without checkpoint.json, checkpoint.keys says which NV index the log uses: one that cannot be read is no empty one.
+#[test]
+fn keys_that_cannot_be_read_delay_checkpoints_and_take_no_new_index() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure(OFTEN);
+    host.start();
+    until_covered(&host);
+    host.stop();
+    let (path, state_file) = (host.path("audit/checkpoint.keys"), host.path("state/checkpoint.json"));
+    let index = nv_index(&host);
+    let whole = fs::read(&path).unwrap();
+    let kept = host.path("kept.keys");
+    fs::rename(&path, &kept).unwrap();
+    let damages: [&dyn Fn(); 2] = [
+        &|| std::os::unix::fs::symlink(&kept, &path).unwrap(),
+        &|| fs::write(&path, [b"{\"v\":1}\n", whole.as_slice()].concat()).unwrap(),
+    ];
+    for damage in damages {
+        let _ = fs::remove_file(&state_file);
+        damage();
+        host.start();
+        host.token();
+        let problem = || host.status()["audit"]["checkpoint"]["problem"].clone();
+        until_true("status names the file", || problem().to_string().contains("checkpoint.keys"));
+        host.stop();
+        fs::remove_file(&path).unwrap();
+        assert!(!state_file.exists());
+    }
+    fs::rename(&kept, &path).unwrap();
+    host.start();
+    until_covered(&host);
+    host.stop();
+    assert_eq!(nv_index(&host), index);
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    let (valid, report) = verify(&host);
+    assert!(valid, "{report}");
+}
+
+/// The NV index of the checkpoints, as `checkpoint.json` has it.
+fn nv_index(host: &Host) -> u64 {
+    let state: Value = serde_json::from_slice(&fs::read(host.path("state/checkpoint.json")).unwrap()).unwrap();
+    state["nv_index"].as_u64().unwrap()
 }
 
 /// The configuration of a machine with further keys.

@@ -156,17 +156,3 @@ fn skipped_numbers_are_no_leaves() {
     let (reopened, report) = open(dir.path());
     assert_eq!((tree_of(&reopened), report), (tree_of(&log), None));
 }
-
-#[test]
-fn keys_are_written_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let certification = crate::verify::evidence::SignedAttestation {
-        attest: "AAAA".to_owned(),
-        signature: "AAAA".to_owned(),
-    };
-    let keys = |index| KeysLine::new("host", &[1], &[2], certification.clone(), index);
-    for index in [1, 1, 2, 1, 2] {
-        append_keys(dir.path(), &keys(index)).unwrap();
-    }
-    assert_eq!(fs::read_to_string(dir.path().join(KEYS_FILE)).unwrap().lines().count(), 2);
-}

@@ -11,12 +11,12 @@ use data_encoding::{BASE64, HEXLOWER};
 use super::deps::CheckpointDeps;
 use super::error::Error;
 use super::state_file::{CheckpointFile, PendingCheckpoint};
-use crate::audit::{Event, LogHead, append_checkpoint, append_earlier_checkpoint, append_keys};
+use crate::audit::{Event, LogHead, append_checkpoint, append_earlier_checkpoint, append_keys, read_keys};
 use crate::config::CheckpointSettings;
 use crate::daemon::audit_ext::record_completed;
 use crate::tpm::{AuditIndexState, Certification, StateKind, Tpm, TpmObjects};
 use crate::verify::audit::{
-    Checkpoint, CheckpointLine, CheckpointReason, KEYS_FILE, KeysLine, LogKeys, after_binding,
+    Checkpoint, CheckpointLine, CheckpointReason, KeysLine, LogKeys, after_binding,
     before_binding, extended, first_value, origin,
 };
 use crate::verify::evidence::SignedAttestation;
@@ -154,9 +154,9 @@ impl Maker {
     /// The content of `checkpoint.json` where there is none. If the log has checkpoints by this AK, the file was lost,
     /// and their index is used further with the value that it has.
     async fn first_file(&mut self, tpm: &Tpm, ak: &str) -> Result<CheckpointFile, Error> {
-        let path = self.deps.audit_dir.join(KEYS_FILE);
-        let text = tokio::task::spawn_blocking(move || std::fs::read(path)).await?.unwrap_or_default();
-        let known = LogKeys::parse_file(&text).unwrap_or_default();
+        let dir = self.deps.audit_dir.clone();
+        let text = tokio::task::spawn_blocking(move || read_keys(&dir)).await??.unwrap_or_default();
+        let known = LogKeys::parse_file(&text).map_err(Error::Keys)?;
         let Some(nv_index) = known.iter().rev().find(|keys| keys.ak_name() == ak).map(LogKeys::nv_index)
         else {
             let message = format!("checkpoints of the audit log begin, by AK {ak}");

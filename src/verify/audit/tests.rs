@@ -456,6 +456,14 @@ fn keys_that_an_ak_does_not_certify_are_refused() {
     unrestricted["ak"] = line["host_key"].clone();
     assert!(parse(&unrestricted).unwrap_err().to_string().contains("those of an AK"));
     assert!(LogKeys::parse_file(b"").unwrap().is_empty());
+    // What a crash left behind the last newline is no line; a line that is damaged otherwise is one.
+    let whole = format!("{line}\n");
+    for rest in ["", "{\"v\":1,\"ho", "\0\0\0"] {
+        assert_eq!(LogKeys::parse_file(format!("{whole}{rest}").as_bytes()).unwrap(), [tpm.keys()]);
+    }
+    assert_eq!(LogKeys::parse_file(format!("{whole}{line}").as_bytes()).unwrap().len(), 2);
+    let damaged = LogKeys::parse_file(format!("{whole}{{\"v\":1,\"ho\n{whole}").as_bytes()).unwrap_err();
+    assert!(damaged.to_string().contains("line 2"), "{damaged}");
 }
 
 #[test]
