@@ -95,7 +95,8 @@ impl Signer {
         let config = TpmConfig { tcti: software.tcti(), allow_emulator: true, ..TpmConfig::default() };
         let tpm = Tpm::open(config, None).expect("a TPM");
         let objects = tpm.provision().await.expect("keys");
-        let index = tpm.create_audit_index().await.expect("an NV index");
+        let index = tpm.free_audit_index().await.expect("a free NV index");
+        tpm.create_audit_index(index).await.expect("an NV index");
         let certification = signed(&objects.certification);
         let line = KeysLine::new(HOST, &objects.ak.public, &objects.host_key.public, certification, index);
         let keys = LogKeys::check(&line).expect("keys");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::backwards::BackwardLines;
-use super::files::{log_files, open_file, with_path};
+use super::files::{first_seq, log_files, open_file, with_path};
 use super::forwards::ForwardLines;
 use super::line::{LineId, WholeLine};
 use crate::verify::audit::merkle::{Frontier, leaf_hash};
@@ -105,11 +105,18 @@ pub fn append_checkpoint(head: &LogHead, line: CheckpointLine) -> io::Result<()>
     sync_dir_of(&path)
 }
 
-/// Writes a checkpoint whose state of the tree is not known any more. On disk when this returns. Blocking.
-pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::Result<()> {
+/// Writes a checkpoint whose state of the tree is not known any more. On disk when this returns. False if the log has no
+/// such file any more, beside which nothing is written. Blocking.
+pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::Result<bool> {
+    match fs::symlink_metadata(log_file) {
+        Ok(metadata) if metadata.is_file() && first_seq(log_file).is_some() => {}
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(with_path(log_file, e)),
+        _ => return Ok(false),
+    }
     let path = entries_file(log_file);
     append(&path, &format!("{}\n", Entry::Checkpoint(Box::new(line)).to_line()))?.sync_all()?;
-    sync_dir_of(&path)
+    sync_dir_of(&path)?;
+    Ok(true)
 }
 
 /// Removes the checkpoints beside a file of the log that was removed.

@@ -322,6 +322,77 @@ fn keys_that_cannot_be_read_delay_checkpoints_and_take_no_new_index() {
     assert!(valid, "{report}");
 }
 
+/// The NV index has what the checkpoint was for, and its place is gone: it cannot be completed, and is not tried for ever.
+#[test]
+fn a_checkpoint_whose_file_was_removed_is_dropped_with_a_record() {
+    let mut machine = Machine::new();
+    fs::write(machine.host.path("hostbadged.toml"), config_with(&machine, OFTEN)).unwrap();
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    let digest = [7; 32];
+    let data = machine.host.path("digest");
+    fs::write(&data, digest).unwrap();
+    let index = format!("{:#x}", nv_index(&machine.host));
+    machine.tool("tpm2_nvextend", &["-C", "o", "-i", data.to_str().unwrap(), &index]);
+    let removed = format!("{:020}.jsonl", 1 << 40);
+    change_state(&machine.host, |state| {
+        state["pending"] = serde_json::json!({
+            "note": "x", "digest": data_encoding::HEXLOWER.encode(&digest),
+            "before": { "attest": "AAAA", "signature": "AAAA" },
+            "file": removed, "log": state["log"], "seq": state["seq"], "at": state["at"],
+        });
+    });
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    let lines = machine.host.audit();
+    let [dropped] = with_event(&lines, "audit-index-changed")[..] else { panic!("one event") };
+    let detail = dropped["detail"].as_str().unwrap();
+    assert!(detail.contains("which is dropped") && detail.contains(&removed), "{detail}");
+    let beside = machine.host.path("audit").join(&removed).with_extension("checkpoints");
+    assert!(!beside.exists(), "nothing is written beside a file that is not there");
+    // The verification shows that the index has moved.
+    let (valid, report) = verify(&machine.host);
+    assert!(!valid);
+    assert_eq!(report["first_bad"]["kind"], "checkpoint-gap", "{report}");
+}
+
+/// A crash after TPM2_NV_DefineSpace: the index is in the TPM, and was never extended.
+#[test]
+fn an_index_whose_creation_was_interrupted_is_used_and_no_other_is_taken() {
+    let mut machine = Machine::new();
+    fs::write(machine.host.path("hostbadged.toml"), config_with(&machine, OFTEN)).unwrap();
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    let index = nv_index(&machine.host);
+    let handle = format!("{index:#x}");
+    let count = |machine: &Machine| machine.tool("tpm2_getcap", &["handles-nv-index"]).lines().count();
+    let before = count(&machine);
+    machine.tool("tpm2_nvundefine", &["-C", "o", &handle]);
+    let attributes = "nt=extend|ownerread|ownerwrite|no_da";
+    machine.tool("tpm2_nvdefine", &["-C", "o", "-s", "32", "-a", attributes, &handle]);
+    change_state(&machine.host, |state| {
+        state["creation"] = serde_json::json!({ "is_first": false, "message": "as before the crash" });
+    });
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    assert_eq!((nv_index(&machine.host), count(&machine)), (index, before));
+    let lines = machine.host.audit();
+    let [created] = with_event(&lines, "audit-index-changed")[..] else { panic!("one event") };
+    assert!(created["detail"].as_str().unwrap().contains("as before the crash, in the NV index"), "{created}");
+}
+
+/// Changes `checkpoint.json` of a daemon that does not run.
+fn change_state(host: &Host, change: impl FnOnce(&mut Value)) {
+    let path = host.path("state/checkpoint.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut state);
+    fs::write(&path, state.to_string()).unwrap();
+}
+
 /// The NV index of the checkpoints, as `checkpoint.json` has it.
 fn nv_index(host: &Host) -> u64 {
     let state: Value = serde_json::from_slice(&fs::read(host.path("state/checkpoint.json")).unwrap()).unwrap();

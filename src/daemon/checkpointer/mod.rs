@@ -5,6 +5,7 @@
 
 mod deps;
 mod error;
+mod index;
 mod maker;
 mod state_file;
 
