@@ -58,7 +58,8 @@ fn check_size(path: &Path, content: &[u8]) -> io::Result<()> {
     if content.len() <= MAX_KEYS_SIZE {
         return Ok(());
     }
-    let message = format!("it would have more than {MAX_KEYS_SIZE} bytes; keep a copy, and move it elsewhere");
+    let message =
+        format!("it would have more than {MAX_KEYS_SIZE} bytes; keep a copy, and move it elsewhere");
     Err(with_path(path, io::Error::other(message)))
 }
 

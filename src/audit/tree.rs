@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::backwards::BackwardLines;
-use super::files::{first_seq, log_files, open_file, with_path};
+use super::files::{first_seq, log_files, open_file, sync_dir_of, with_path};
 use super::forwards::ForwardLines;
 use super::line::{LineId, WholeLine};
 use crate::verify::audit::merkle::{Frontier, leaf_hash};
-use crate::verify::audit::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
+use crate::verify::audit::{CheckpointLine, Entry, TreeState, checkpoints_file};
 
 /// Bytes of the log that are hashed again at the start. Further ones are not: the tree begins again.
 const MAX_REBUILT: u64 = 256 << 20;
@@ -45,7 +45,7 @@ impl LogTree {
     /// The tree of a log that ends with the record `last`. If it cannot be continued, it begins again behind that record
     /// with another log id; the second value says so. `current` is the file that is appended to.
     pub(super) fn restore(dir: &Path, current: &Path, last: LineId) -> io::Result<(LogTree, Option<String>)> {
-        cut_incomplete_entry(&entries_file(current))?;
+        cut_incomplete_entry(&checkpoints_file(current))?;
         let (found, had_state) = latest_state(dir, last)?;
         if let Some((state, path)) = found {
             let mut tree = LogTree { state, unwritten: None };
@@ -100,7 +100,7 @@ impl LogTree {
 /// returns. Blocking.
 pub fn append_checkpoint(head: &LogHead, line: CheckpointLine) -> io::Result<()> {
     let (checkpoint, state) = (Entry::Checkpoint(Box::new(line)), Entry::Tree(head.state.clone()));
-    let path = entries_file(&head.path);
+    let path = checkpoints_file(&head.path);
     append(&path, &format!("{}\n{}\n", checkpoint.to_line(), state.to_line()))?.sync_all()?;
     sync_dir_of(&path)
 }
@@ -113,7 +113,7 @@ pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::R
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(with_path(log_file, e)),
         _ => return Ok(false),
     }
-    let path = entries_file(log_file);
+    let path = checkpoints_file(log_file);
     append(&path, &format!("{}\n", Entry::Checkpoint(Box::new(line)).to_line()))?.sync_all()?;
     sync_dir_of(&path)?;
     Ok(true)
@@ -121,7 +121,7 @@ pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::R
 
 /// Removes the checkpoints beside a file of the log that was removed.
 pub(super) fn remove_entries(log_file: &Path) -> io::Result<()> {
-    let path = entries_file(log_file);
+    let path = checkpoints_file(log_file);
     match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(with_path(&path, e)),
         _ => Ok(()),
@@ -129,11 +129,7 @@ pub(super) fn remove_entries(log_file: &Path) -> io::Result<()> {
 }
 
 fn write_state(log_file: &Path, state: &TreeState) -> io::Result<()> {
-    append(&entries_file(log_file), &format!("{}\n", Entry::Tree(state.clone()).to_line())).map(drop)
-}
-
-fn entries_file(log_file: &Path) -> PathBuf {
-    log_file.with_extension(CHECKPOINTS_EXTENSION)
+    append(&checkpoints_file(log_file), &format!("{}\n", Entry::Tree(state.clone()).to_line())).map(drop)
 }
 
 /// A tree without leaves, whose first leaf is the record after `last`.
@@ -167,7 +163,7 @@ fn latest_state(dir: &Path, last: LineId) -> io::Result<(Option<(TreeState, Path
 
 /// The last state beside a log file that is of record `seq` or an earlier one, and whether there is any.
 fn read_state(log_file: &Path, seq: u64) -> io::Result<(Option<TreeState>, bool)> {
-    let path = entries_file(log_file);
+    let path = checkpoints_file(log_file);
     let file = match open_file(&path, File::options().read(true)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
@@ -263,10 +259,6 @@ fn append(path: &Path, text: &str) -> io::Result<File> {
         return Err(with_path(path, e));
     }
     Ok(file)
-}
-
-fn sync_dir_of(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

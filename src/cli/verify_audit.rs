@@ -114,8 +114,11 @@ impl TrustedKeys {
     /// The keys of files, and those beside the log whose AK has one of the Names.
     fn read(arguments: &VerifyAuditArgs) -> Result<TrustedKeys, CliError> {
         let has_index_name = !arguments.nv_name.is_empty();
-        let mut trusted =
-            TrustedKeys { keys: Vec::new(), is_ak_pinned: !arguments.chain_only, is_index_pinned: has_index_name };
+        let mut trusted = TrustedKeys {
+            keys: Vec::new(),
+            is_ak_pinned: !arguments.chain_only,
+            is_index_pinned: has_index_name,
+        };
         let mut are_all_from_elsewhere = !arguments.chain_only;
         for ak in &arguments.ak {
             let is_name = ak.len() == NAME_LEN && ak.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -162,7 +165,9 @@ impl TrustedKeys {
                      an earlier verification has printed it (--nv-name), or a copy of checkpoint.keys that is kept \
                      elsewhere (--ak)";
         let open = [(!self.is_ak_pinned, ak), (!self.is_index_pinned, index)];
-        open.into_iter().filter_map(|(is_open, text)| (is_open && !arguments.chain_only).then_some(text)).collect()
+        open.into_iter()
+            .filter_map(|(is_open, text)| (is_open && !arguments.chain_only).then_some(text))
+            .collect()
     }
 }
 

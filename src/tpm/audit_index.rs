@@ -18,7 +18,9 @@ use super::connection::TpmConnection;
 use super::error::{Error, RequestError, command_failed, unexpected_response};
 use super::nv_index::{certify_index, close_index, with_index};
 use super::objects::{Certification, TpmObjects};
-use crate::verify::audit::{AUDIT_INDEX_SIZE, AUDIT_INDICES, audit_index_name, extended, first_extension, first_value};
+use crate::verify::audit::{
+    AUDIT_INDEX_SIZE, AUDIT_INDICES, audit_index_name, extended, first_extension, first_value,
+};
 
 /// What is at an NV index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +75,7 @@ fn define(connection: &mut TpmConnection, index: u32) -> Result<NvIndexHandle, E
         .with_data_area_size(AUDIT_INDEX_SIZE.into())
         .build()
         .map_err(&failed)?;
-    connection
-        .run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Owner, None, public))
+    connection.run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Owner, None, public))
 }
 
 /// What is at an index.

@@ -297,10 +297,9 @@ fn keys_that_cannot_be_read_delay_checkpoints_and_take_no_new_index() {
     let whole = fs::read(&path).unwrap();
     let kept = host.path("kept.keys");
     fs::rename(&path, &kept).unwrap();
-    let damages: [&dyn Fn(); 2] = [
-        &|| std::os::unix::fs::symlink(&kept, &path).unwrap(),
-        &|| fs::write(&path, [b"{\"v\":1}\n", whole.as_slice()].concat()).unwrap(),
-    ];
+    let damages: [&dyn Fn(); 2] = [&|| std::os::unix::fs::symlink(&kept, &path).unwrap(), &|| {
+        fs::write(&path, [b"{\"v\":1}\n", whole.as_slice()].concat()).unwrap()
+    }];
     for damage in damages {
         let _ = fs::remove_file(&state_file);
         damage();
@@ -335,7 +334,7 @@ fn a_checkpoint_whose_file_was_removed_is_dropped_with_a_record() {
     fs::write(&data, digest).unwrap();
     let index = format!("{:#x}", nv_index(&machine.host));
     machine.tool("tpm2_nvextend", &["-C", "o", "-i", data.to_str().unwrap(), &index]);
-    let removed = format!("{:020}.jsonl", 1 << 40);
+    let removed = format!("{:020}.jsonl", 1_u64 << 40);
     change_state(&machine.host, |state| {
         state["pending"] = serde_json::json!({
             "note": "x", "digest": data_encoding::HEXLOWER.encode(&digest),
@@ -382,7 +381,10 @@ fn an_index_whose_creation_was_interrupted_is_used_and_no_other_is_taken() {
     assert_eq!((nv_index(&machine.host), count(&machine)), (index, before));
     let lines = machine.host.audit();
     let [created] = with_event(&lines, "audit-index-changed")[..] else { panic!("one event") };
-    assert!(created["detail"].as_str().unwrap().contains("as before the crash, in the NV index"), "{created}");
+    assert!(
+        created["detail"].as_str().unwrap().contains("as before the crash, in the NV index"),
+        "{created}"
+    );
 }
 
 /// Changes `checkpoint.json` of a daemon that does not run.
@@ -395,7 +397,8 @@ fn change_state(host: &Host, change: impl FnOnce(&mut Value)) {
 
 /// The NV index of the checkpoints, as `checkpoint.json` has it.
 fn nv_index(host: &Host) -> u64 {
-    let state: Value = serde_json::from_slice(&fs::read(host.path("state/checkpoint.json")).unwrap()).unwrap();
+    let state: Value =
+        serde_json::from_slice(&fs::read(host.path("state/checkpoint.json")).unwrap()).unwrap();
     state["nv_index"].as_u64().unwrap()
 }
 

@@ -76,13 +76,13 @@ fn a_state_that_was_lost_is_made_from_an_older_one_and_without_any_the_tree_begi
     append_lines(&mut log, 3);
     let (path, before, log_id) = (log.path().to_owned(), tree_of(&log), log.head().state.log_id);
     drop(log);
-    fs::remove_file(entries_file(&path)).unwrap();
+    fs::remove_file(checkpoints_file(&path)).unwrap();
     let (log, report) = open(dir.path());
     assert_eq!((tree_of(&log), log.head().state.log_id, report), (before, log_id, None));
-    assert!(entries_file(&path).exists(), "it is written again");
+    assert!(checkpoints_file(&path).exists(), "it is written again");
     drop(log);
     for path in log_files(dir.path()).unwrap() {
-        fs::remove_file(entries_file(&path)).unwrap();
+        fs::remove_file(checkpoints_file(&path)).unwrap();
     }
     let (mut log, report) = open(dir.path());
     assert_eq!(report, None, "as after an upgrade");
@@ -120,7 +120,7 @@ fn what_a_loss_of_power_leaves_forks_neither_chain_nor_tree() {
         append_lines(&mut log, 4);
         let (path, before) = (log.path().to_owned(), log.head().state);
         drop(log);
-        for path in [path.clone(), entries_file(&path)] {
+        for path in [path.clone(), checkpoints_file(&path)] {
             OpenOptions::new().append(true).open(path).unwrap().write_all(tail).unwrap();
         }
         let (log, findings_at_open) = ChainedLog::open(dir.path()).unwrap();

@@ -89,7 +89,9 @@ impl Maker {
             let file = CheckpointFile::read(&self.deps.state_dir)?;
             self.set_file(file);
         }
-        let Some(log_id) = self.deps.audit.head().map(|head| head.state.log_id) else { return Ok(Made::Busy) };
+        let Some(log_id) = self.deps.audit.head().map(|head| head.state.log_id) else {
+            return Ok(Made::Busy);
+        };
         let (signer, mut file) = self.prepare(&log_id).await?;
         let Some(head) = self.deps.audit.head() else { return Ok(Made::Busy) };
         if head.state.frontier.size() == 0 || self.covered_seq(&head) == head.state.seq {

@@ -12,7 +12,8 @@ use super::super::evidence::SignedAttestation;
 use super::checkpoint::{
     Checkpoint, CheckpointReason, after_binding, before_binding, extended, first_value, origin,
 };
-use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
+use super::entries::{CheckpointLine, Entry, TreeState};
+use super::files::{checkpoints_file, log_file_name};
 use super::keys::{AUDIT_INDICES, KeysLine, LogKeys, audit_index_name};
 use super::merkle::{Frontier, Hash, leaf_hash};
 use crate::clock::Timestamp;
@@ -188,7 +189,7 @@ impl SampleLog {
             head: [0; 32],
             frontier: Frontier::default(),
         };
-        let path = dir.path().join(format!("{:020}.jsonl", 1));
+        let path = dir.path().join(log_file_name(1));
         let (tpm, reason) = (SampleTpm::new(), CheckpointReason::Time);
         let mut log = SampleLog { dir, tpm, state, path, now: START, reason, every_seconds: 3600 };
         log.begin_file();
@@ -207,12 +208,12 @@ impl SampleLog {
     }
 
     pub(super) fn entries(&self) -> PathBuf {
-        self.path.with_extension(CHECKPOINTS_EXTENSION)
+        checkpoints_file(&self.path)
     }
 
     /// Begins the next file.
     pub(super) fn begin_file(&mut self) {
-        self.path = self.dir.path().join(format!("{:020}.jsonl", self.state.seq + 1));
+        self.path = self.dir.path().join(log_file_name(self.state.seq + 1));
         File::create(&self.path).unwrap();
         self.append_entry(&Entry::Tree(self.state.clone()));
     }

@@ -3,7 +3,8 @@ use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
 
-use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry};
+use super::entries::{CheckpointLine, Entry};
+use super::files::checkpoints_file;
 use super::finding::{AuditReport, FindingKind, Severity};
 use super::keys::LogKeys;
 use super::merkle::{Frontier, is_included, leaf_hash};
@@ -735,6 +736,41 @@ fn each_record_is_proven_by_itself_and_the_log_continues_each_checkpoint() {
         lines[1] = lines[1].replace("token-issued", "token-denied")
     });
     assert!(prove_record(log.path(), 11).unwrap_err().to_string().contains("verify audit"));
+}
+
+/// Numbers at the end of their type must not overflow, wherever they stand.
+#[test]
+fn numbers_beyond_the_highest_are_refused_everywhere() {
+    let log = log();
+    for number in ["18446744073709551615", "9007199254740993"] {
+        for member in ["begins_after", "seq", "size"] {
+            let report = with_change(&log, |dir| {
+                change_lines(&checkpoints_file(&file(dir, 1, "jsonl")), |lines| {
+                    lines[0] =
+                        lines[0].replace(&format!("\"{member}\":0"), &format!("\"{member}\":{number}"));
+                });
+            });
+            assert_eq!(first_bad(&report), (FindingKind::Checkpoint, None), "{member} {number}");
+        }
+        let record = with_change(&log, |dir| {
+            change_lines(&file(dir, 9, "jsonl"), |lines| {
+                lines[2] = lines[2].replace("\"seq\":11,", &format!("\"seq\":{number},"));
+            });
+        });
+        assert_eq!(first_bad(&record).0, FindingKind::Format, "{number}");
+        let note = log.tpm.note(&log.content()).replace("seq 14", &format!("seq {number}"));
+        assert!(prove_consistency(log.path(), &note).is_err());
+        let known = AuditOptions { known: vec![note], ..options(&log) };
+        assert_eq!(first_bad(&verify_with(log.path(), &known)).0, FindingKind::Checkpoint);
+        assert!(prove_record(log.path(), number.parse().unwrap()).is_err());
+    }
+    // The name of a file: 0, and numbers that are too high, are no names of the log.
+    for name in ["00000000000000000000", "09007199254740993000", "18446744073709551615"] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(file(log.path(), 1, "jsonl"), dir.path().join(format!("{name}.jsonl"))).unwrap();
+        let report = verify_with(dir.path(), &options(&log));
+        assert_eq!(first_bad(&report), (FindingKind::Format, None), "{name}");
+    }
 }
 
 #[test]

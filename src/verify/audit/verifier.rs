@@ -3,9 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
+use super::entries::{CheckpointLine, Entry, TreeState};
 use super::entry_reader::EntryReader;
-use super::files::{Segment, file_name, named, open, segments, with_path};
+use super::files::{CHECKPOINTS_EXTENSION, Segment, file_name, named, open, segments, with_path};
 use super::finding::{AuditReport, Finding, FindingKind, Severity};
 use super::keys::LogKeys;
 use super::known::KnownCheckpoints;
