@@ -131,11 +131,8 @@ impl Scan {
         std::mem::take(&mut self.jumps)
     }
 
-    /// What differs between a checkpoint and the records so far.
-    pub(super) fn compare(&self, checkpoint: &Checkpoint) -> Option<String> {
-        let Some(tree) = &self.tree else {
-            return Some("the state of the tree is missing before this checkpoint".to_owned());
-        };
+    /// What differs between a checkpoint and the records so far, of which this is the tree.
+    pub(super) fn compare(&self, tree: &TreeState, checkpoint: &Checkpoint) -> Option<String> {
         let seq = checkpoint.seq;
         if self.head != Some(Head { seq, digest: checkpoint.head }) {
             return Some(format!("record {seq} is not the one that the TPM certified"));
