@@ -105,8 +105,8 @@ pub fn append_checkpoint(head: &LogHead, line: CheckpointLine) -> io::Result<()>
     sync_dir_of(&path)
 }
 
-/// Writes a checkpoint whose state of the tree is not known any more. On disk when this returns. False if the log has no
-/// such file any more, beside which nothing is written. Blocking.
+/// Writes a checkpoint whose state of the tree is not known any more. On disk when this returns. False if the log has
+/// no such file any more, beside which nothing is written. Blocking.
 pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::Result<bool> {
     match fs::symlink_metadata(log_file) {
         Ok(metadata) if metadata.is_file() && first_seq(log_file).is_some() => {}

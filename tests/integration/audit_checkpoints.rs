@@ -321,7 +321,8 @@ fn keys_that_cannot_be_read_delay_checkpoints_and_take_no_new_index() {
     assert!(valid, "{report}");
 }
 
-/// The NV index has what the checkpoint was for, and its place is gone: it cannot be completed, and is not tried for ever.
+/// The NV index has what the checkpoint was for, and its place is gone: it cannot be completed, and is not tried for
+/// ever.
 #[test]
 fn a_checkpoint_whose_file_was_removed_is_dropped_with_a_record() {
     let mut machine = Machine::new();

@@ -1,5 +1,5 @@
-//! The NV index of the checkpoints: which one is used, whether it is as the last checkpoint left it, and a new one where
-//! there is none.
+//! The NV index of the checkpoints: which one is used, whether it is as the last checkpoint left it, and a new one
+//! where there is none.
 
 use data_encoding::HEXLOWER;
 
@@ -89,9 +89,9 @@ impl Maker {
         self.create_index(tpm, ak, IndexCreation::again(message)).await
     }
 
-    /// Defines an index. Which one is written to `checkpoint.json` before, so that an index whose creation was interrupted
-    /// is completed at the next attempt, and none is left over in the TPM. The last one is used again if no checkpoint
-    /// has extended it.
+    /// Defines an index. Which one is written to `checkpoint.json` before, so that an index whose creation was
+    /// interrupted is completed at the next attempt, and none is left over in the TPM. The last one is used again if no
+    /// checkpoint has extended it.
     async fn create_index(
         &mut self,
         tpm: &Tpm,

@@ -59,9 +59,9 @@ impl KnownCheckpoints {
             let seq = checkpoint.seq;
             if seq < first {
                 let text = format!(
-                    "a checkpoint of record {seq} was seen earlier, and the files with the records up to that are not in \
-                     the directory, which begins with record {first}: it cannot be compared. Name a later note, or add \
-                     the older files"
+                    "a checkpoint of record {seq} was seen earlier, and the files with the records up to that are \
+                     not in the directory, which begins with record {first}: it cannot be compared. Name a later \
+                     note, or add the older files"
                 );
                 return (FindingKind::KnownExpired, text);
             }
@@ -71,8 +71,8 @@ impl KnownCheckpoints {
                      another log"
                 ),
                 false => format!(
-                    "a checkpoint of record {seq} was seen earlier, which this log does not reach: it is an older copy, \
-                     or another log"
+                    "a checkpoint of record {seq} was seen earlier, which this log does not reach: it is an older \
+                     copy, or another log"
                 ),
             };
             (FindingKind::RolledBack, text)

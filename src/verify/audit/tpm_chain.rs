@@ -14,7 +14,7 @@ const CLOCK_TOLERANCE: f64 = 0.16;
 const CLOCK_LEEWAY: Duration = Duration::from_secs(120);
 /// A checkpoint is late if it was made after this multiple of the interval that the one before it names.
 const LATE_FACTOR: u32 = 2;
-/// The next daemon may have another interval, and makes its first one up to 10 minutes after the last of the one before.
+/// The next daemon may have another interval, and makes its first checkpoint up to 10 minutes after the last one.
 const LATE_LEEWAY: Duration = Duration::from_secs(660);
 
 /// A finding without its place.

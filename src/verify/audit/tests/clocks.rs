@@ -90,7 +90,8 @@ fn a_checkpoint_is_late_by_the_interval_of_the_one_before_it() {
     assert_eq!(kinds(5 * 3600, 60), []);
 }
 
-/// A daemon that does not run writes nothing, so that the time without records is no gap. Records after the stop are one.
+/// A daemon that does not run writes nothing, so that the time without records is no gap. Records after the stop are
+/// one.
 #[test]
 fn a_gap_after_a_stop_is_told_and_the_time_until_the_next_start_is_none() {
     let kinds = |records_at: u64, checkpoint_at: u64| {
