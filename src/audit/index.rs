@@ -14,6 +14,7 @@ use super::files::{first_seq, open_file};
 use super::forwards::ForwardLines;
 use super::index_row::{ROW_LEN, Row};
 use crate::digest::sha256;
+use crate::verify::audit::{LOG_EXTENSION, MAX_SEQ};
 
 /// The first bytes, with the version of the format.
 const MAGIC: [u8; 8] = *b"HBAIDX01";
@@ -148,7 +149,9 @@ impl Index {
 
     fn is_in_order(&self) -> bool {
         let ends_within = self.rows.last().is_none_or(|row| row.end() <= self.covered);
+        let are_numbers = self.rows.last().is_none_or(|row| row.seq <= MAX_SEQ);
         ends_within
+            && are_numbers
             && self
                 .rows
                 .windows(2)
@@ -169,7 +172,7 @@ pub(super) fn remove_orphans(dir: &Path) -> io::Result<()> {
     for item in fs::read_dir(dir)? {
         let path = item?.path();
         let is_index = path.extension().is_some_and(|extension| extension == INDEX_EXTENSION);
-        if is_index && first_seq(&path).is_some() && !path.with_extension("jsonl").exists() {
+        if is_index && first_seq(&path).is_some() && !path.with_extension(LOG_EXTENSION).exists() {
             fs::remove_file(&path)?;
         }
     }

@@ -16,6 +16,7 @@ use super::filter::{AuditQuery, PageStart, Place};
 use super::forwards::ForwardLines;
 use super::line::{LineMembers, parse};
 use super::position::{around_seq, file_of};
+use crate::verify::audit::MAX_SEQ;
 
 /// Bytes of lines that are examined for one page, 40 ms of a processor.
 const MAX_EXAMINED_BYTES: usize = 8 * 1024 * 1024;
@@ -96,7 +97,7 @@ enum Step {
 
 impl Reading<'_> {
     fn read_forwards(&mut self, files: &[PathBuf], after: u64) -> io::Result<()> {
-        let mut last = after;
+        let mut last = after.min(MAX_SEQ);
         for at in file_of(files, after.saturating_add(1))..files.len() {
             let Some(file) = open(&files[at])? else { continue };
             // What follows in this file is not a line of the log: a full disk had no room to set it aside.

@@ -73,6 +73,8 @@ fn pages_have_every_record_once_also_across_files() {
     let page = read_page(dir.path(), &AuditQuery::default(), 4).unwrap();
     assert_eq!((seqs_of(&page), page.has_more), ((27..=30).collect(), true));
     assert_eq!((page.first, page.last), (Some(27), Some(30)));
+    let beyond = AuditQuery { start: PageStart::After(u64::MAX), ..AuditQuery::default() };
+    assert!(read_page(dir.path(), &beyond, 10).unwrap().records.is_empty());
     let end = AuditQuery { start: PageStart::After(30), ..AuditQuery::default() };
     let page = read_page(dir.path(), &end, 4).unwrap();
     assert!(page.records.is_empty() && !page.has_more && page.last.is_none());

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::attempts::Attempts;
 use super::context::Context;
-use crate::verify::audit::{AuditOptions, verify_audit};
+use crate::verify::audit::{AuditOptions, log_file_name, verify_audit};
 
 /// How much of the newest file is copied, from its end.
 const MAX_COPY_LEN: u64 = 1024 * 1024;
@@ -61,7 +61,7 @@ fn verify(dir: &Path, records: &[Vec<u8>]) -> io::Result<Verified> {
     fs::create_dir_all(dir)?;
     let Some(first) = records.first() else { return Ok(Err("there are no records".to_owned())) };
     let Numbered { seq } = serde_json::from_slice(first)?;
-    let file = dir.join(format!("{seq:020}.jsonl"));
+    let file = dir.join(log_file_name(seq));
     fs::write(&file, records.concat())?;
     let options = AuditOptions { chain_only: true, partial: true, ..AuditOptions::default() };
     let report = verify_audit(dir, &options, &mut |_, _| {})?;
