@@ -10,6 +10,7 @@ mod activity;
 mod activity_reader;
 mod backwards;
 mod chain;
+mod changes;
 mod checkpoint_status;
 mod event;
 mod files;
@@ -42,6 +43,7 @@ mod syncer;
 mod text;
 mod trail;
 mod tree;
+mod unanswered;
 mod usage;
 mod used_record;
 mod watched;
@@ -81,7 +83,7 @@ pub use usage::{UsageReport, usage_lints};
 use record::Record;
 use suppressed::{CarriedCount, SuppressedCounts};
 use watched::Watched;
-use writer::{LogWriter, WriteMode};
+use writer::{LogWriter, Submitted, WriteMode};
 
 /// A write that takes longer than this fails.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -213,9 +215,17 @@ impl Audit {
         &self,
         svids: Vec<JwtSvid>,
     ) -> Result<Recorded<Vec<JwtSvid>>, AuditUnavailable> {
+        let mut written = Vec::with_capacity(svids.len());
         for svid in &svids {
             let audience = svid.permit().audiences().join(" ");
-            self.write(&Record::for_jwt_svid(svid, &audience, self.clock.now())).await?;
+            match self.write_line(&Record::for_jwt_svid(svid, &audience, self.clock.now()), None).await {
+                Ok(seq) => written.push(seq),
+                Err(unavailable) => {
+                    // None of them is handed out.
+                    written.into_iter().for_each(|seq| self.writer.0.note_unanswered(seq));
+                    return Err(unavailable);
+                }
+            }
         }
         Ok(Recorded(svids))
     }
@@ -308,7 +318,8 @@ impl Audit {
     }
 
     /// Refuses a change that could not be recorded, before it has an effect. Nothing is issued while the
-    /// audit log cannot be written, so that keys, CAs and baselines do not change either.
+    /// audit log cannot be written, or with `[audit] sync = "always"` be synced, so that keys, CAs and baselines do
+    /// not change either.
     ///
     /// # Errors
     /// [`AuditUnavailable`] with the reason, while the audit log cannot be written.
@@ -431,33 +442,40 @@ impl Audit {
     /// Writes one line, which the kernel has accepted when this returns, or the disk with
     /// `[audit] sync = "always"`, and then sends the journal entry.
     async fn write(&self, record: &Record<'_>) -> Result<(), AuditUnavailable> {
-        self.write_line(record, None).await
+        self.write_line(record, None).await.map(drop)
     }
 
-    /// As [`Audit::write`]. If the line is not written, also later, `carried` is counted again.
+    /// As [`Audit::write`]. If the line is not written, also later, `carried` is counted again. Returns the line's
+    /// number.
     async fn write_line(
         &self,
         record: &Record<'_>,
         carried: Option<CarriedCount>,
-    ) -> Result<(), AuditUnavailable> {
+    ) -> Result<u64, AuditUnavailable> {
+        // A record of what will be refused must not say that it was granted.
+        if let Some(fault) = self.health().refusing_fault() {
+            return Err(fault.into());
+        }
         let mut body = record.to_json_members(&self.clock).map_err(WriteError::from)?;
         if !record.has_policy()
             && let Some(set) = self.policies.get().and_then(|policies| policies.snapshot().id())
         {
             policy_member::append(&mut body, set).map_err(WriteError::from)?;
         }
-        if let Some(pending) = self.writer.0.submit(body, carried, self.write_mode)? {
-            match tokio::time::timeout(WRITE_TIMEOUT, pending).await {
+        let seq = match self.writer.0.submit(body, carried, self.write_mode)? {
+            Submitted::Written(seq) => seq,
+            Submitted::Queued(pending) => match tokio::time::timeout(WRITE_TIMEOUT, pending).await {
                 Ok(Ok(result)) => result?,
                 Ok(Err(_)) => return Err(WriteError::WriterExited.into()),
                 Err(_) => return Err(WriteError::Timeout.into()),
-            }
-        }
+            },
+        };
         self.health().metrics().count_record(record.event());
         if self.writer.0.sync_mode() == AuditSync::Always {
-            match tokio::time::timeout(WRITE_TIMEOUT, self.writer.0.wait_synced()).await {
-                Ok(result) => result?,
-                Err(_) => return Err(WriteError::Timeout.into()),
+            let synced = tokio::time::timeout(WRITE_TIMEOUT, self.writer.0.wait_synced(seq)).await;
+            if let Err(fault) = synced.unwrap_or(Err(WriteError::Timeout)) {
+                self.writer.0.note_unanswered(seq);
+                return Err(fault.into());
             }
         }
         if let Some(noted) = record.noted() {
@@ -465,7 +483,7 @@ impl Audit {
             self.watched.note(&noted);
         }
         self.journal.send(|| record.journal_entry());
-        Ok(())
+        Ok(seq)
     }
 
     /// Records what was found in the log, before an async runtime exists that could wait for the disk. On a
@@ -494,11 +512,62 @@ mod tests {
         refusal.with_agent(&AgentName::parse("a").unwrap())
     }
 
+    fn open(dir: &Path, sync: AuditSync) -> Audit {
+        let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
+        let section = AuditSection { sync, ..AuditSection::default() };
+        Audit::open(dir, section, journal, Clock::System).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nothing_is_recorded_while_a_sync_fault_stands_that_refuses_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for sync in [AuditSync::Always, AuditSync::Interval] {
+            let audit = open(dir.path(), sync);
+            // Without changes, the log's own thread does not end the fault.
+            audit.sync();
+            let before = audit.health().last_seq();
+            audit.health().record_sync_failure(io::Error::from_raw_os_error(libc::EIO));
+            let result = audit.record_refusal(refusal(), None).await;
+            if sync == AuditSync::Interval {
+                assert!(result.is_ok() && audit.ensure_writable().is_ok());
+                continue;
+            }
+            assert!(matches!(result, Err(AuditUnavailable(WriteError::Sync(_)))));
+            assert!(audit.ensure_writable().is_err());
+            assert_eq!(audit.health().last_seq(), before, "no record says what is refused");
+            audit.health().record_sync_success();
+            assert!(audit.ensure_writable().is_ok());
+            assert_eq!(audit.record_refusal(refusal(), None).await.unwrap().get().suppressed, 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_could_not_be_synced_is_followed_by_one_that_says_that_it_was_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let audit = open(dir.path(), AuditSync::Always);
+        audit.record_event(Event::DaemonStarted, "x").await.unwrap();
+        audit.writer.0.pretend_unsyncable();
+        let refused = audit.record_event(Event::IssuerReady, "x").await;
+        assert!(matches!(refused, Err(AuditUnavailable(WriteError::Sync(_)))));
+        let query = AuditQuery { event: Some(Event::ReplyRefused), ..AuditQuery::default() };
+        let mut named = None;
+        for _ in 0..500 {
+            let page = read_page(dir.path(), &query, 10).unwrap();
+            named = page.records.last().map(|line| line.get().to_owned());
+            if named.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let named: serde_json::Value = serde_json::from_str(&named.unwrap()).unwrap();
+        assert_eq!((&named["seq"], &named["outcome"]), (&serde_json::json!(3), &serde_json::json!("refused")));
+        assert!(named["detail"].as_str().unwrap().ends_with("in time: 2"), "{named}");
+    }
+
     #[tokio::test]
     async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
-        let audit = Audit::open(dir.path(), AuditSection::default(), journal, Clock::System).unwrap();
+        let audit = open(dir.path(), AuditSync::Interval);
         let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
         let working_file = audit.writer.0.replace_file(full_disk);
         let mut dropped = refusal();

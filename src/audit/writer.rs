@@ -27,6 +27,7 @@ use super::suppressed::CarriedCount;
 use super::sync_gate::SyncGate;
 use super::syncer::Syncer;
 use super::tree::{LogHead, remove_entries};
+use super::unanswered::Unanswered;
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
 use crate::critical::spawn_critical;
@@ -56,11 +57,20 @@ struct PendingLine {
     body: Vec<u8>,
     /// The refusals that the line counts. Where the line is not written, drop counts them again.
     carried: Option<CarriedCount>,
-    result_sender: oneshot::Sender<Result<(), WriteError>>,
+    result_sender: oneshot::Sender<Result<u64, WriteError>>,
 }
 
-/// Gets the result of a line that another thread writes.
-pub(super) type PendingResult = oneshot::Receiver<Result<(), WriteError>>;
+/// Gets the result of a line that another thread writes: its number.
+pub(super) type PendingResult = oneshot::Receiver<Result<u64, WriteError>>;
+
+/// What became of a line that was submitted.
+#[derive(Debug)]
+pub(super) enum Submitted {
+    /// It is written, with this number.
+    Written(u64),
+    /// Another thread writes it.
+    Queued(PendingResult),
+}
 
 /// Which thread writes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +93,7 @@ pub(super) struct LogWriter {
     health: AuditHealth,
     section: AuditSection,
     sync_gate: SyncGate,
+    unanswered: Mutex<Unanswered>,
     clock: Clock,
 }
 
@@ -102,10 +113,11 @@ impl LogWriter {
             work_available: Condvar::new(),
             syncer,
             closed: AtomicBool::new(false),
-            health: AuditHealth::new(log.seq()),
+            health: AuditHealth::new(log.seq(), section.sync),
             log: Mutex::new(log),
             section,
             sync_gate: SyncGate::new(),
+            unanswered: Mutex::default(),
             clock,
         });
         let spawn_thread = |name, run: fn(&LogWriter)| {
@@ -125,14 +137,13 @@ impl LogWriter {
         let _ = self.append(&mut log, std::iter::empty());
     }
 
-    /// Writes a line and returns `None`, or queues it for another thread; the receiver then gets the result
-    /// of its write.
+    /// Writes a line, or queues it for another thread; the receiver then gets the result of its write.
     pub(super) fn submit(
         &self,
         body: Vec<u8>,
         carried: Option<CarriedCount>,
         write_mode: WriteMode,
-    ) -> Result<Option<PendingResult>, WriteError> {
+    ) -> Result<Submitted, WriteError> {
         // Records bound their members so that they fit; this holds where a later member does not.
         if body.len() > MAX_BODY_LEN {
             let error = WriteError::LineTooLong { length: body.len() };
@@ -144,9 +155,9 @@ impl LogWriter {
         }
         let is_inline = write_mode == WriteMode::Inline && self.health.is_fast();
         if let Some(log) = is_inline.then(|| self.try_lock_log()).flatten() {
-            self.write_inline(log, &body)?;
+            let seq = self.write_inline(log, &body)?;
             carried.into_iter().for_each(CarriedCount::settle);
-            return Ok(None);
+            return Ok(Submitted::Written(seq));
         }
         let (result_sender, result) = oneshot::channel();
         {
@@ -159,7 +170,7 @@ impl LogWriter {
         if !is_inline || !self.drain_queue() {
             self.work_available.notify_one();
         }
-        Ok(Some(result))
+        Ok(Submitted::Queued(result))
     }
 
     /// The last record and the tree; `None` while a thread has the log.
@@ -176,22 +187,37 @@ impl LogWriter {
         &self.health
     }
 
+    /// Has syncs of the current file fail, with EBADF: on a handle that only names it.
+    #[cfg(test)]
+    pub(super) fn pretend_unsyncable(&self) {
+        use std::os::unix::fs::OpenOptionsExt as _;
+
+        let path = lock(&self.log).path().to_owned();
+        let handle = std::fs::File::options().read(true).custom_flags(libc::O_PATH).open(&path);
+        self.syncer.follow(Arc::new(handle.unwrap()), &path);
+    }
+
     /// Replaces the file that lines are written to, and returns the previous one.
     #[cfg(test)]
     pub(super) fn replace_file(&self, file: Arc<std::fs::File>) -> Arc<std::fs::File> {
         lock(&self.log).replace_file(file)
     }
 
-    /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
-    /// Blocking.
+    /// Syncs the current file and its directory entry to disk: all lines that were written before the call are there
+    /// when it returns, or `health` has the fault. What fails is repeated by the next call. Blocking.
     pub(super) fn sync(&self) {
         let written = self.health.last_seq();
         let begun = Instant::now();
-        if self.syncer.sync(&self.health) {
+        let report = self.syncer.sync(&self.health);
+        if report.was_needed {
             self.health.metrics().sync_duration.observe(begun.elapsed());
         }
-        if self.health.sync_error().is_none() {
-            self.health.metrics().set_synced(written);
+        match report.result {
+            Ok(()) => {
+                self.health.metrics().set_synced(written);
+                self.sync_gate.succeed(written);
+            }
+            Err(error) => self.sync_gate.fail(report.first_seq, error),
         }
     }
 
@@ -200,12 +226,17 @@ impl LogWriter {
         self.section.sync
     }
 
-    /// Waits until all lines that are written now are on the disk.
+    /// Waits until line `seq`, which is written, is on the disk.
     ///
     /// # Errors
-    /// The disk cannot sync them.
-    pub(super) async fn wait_synced(&self) -> Result<(), WriteError> {
-        self.sync_gate.wait_for(self.health.last_seq()).await
+    /// The disk cannot sync it.
+    pub(super) async fn wait_synced(&self, seq: u64) -> Result<(), WriteError> {
+        self.sync_gate.wait_for(seq).await
+    }
+
+    /// The request of this record is refused after the record was written. A later record says so.
+    pub(super) fn note_unanswered(&self, seq: u64) {
+        lock(&self.unanswered).note(seq);
     }
 
     /// Stops the threads.
@@ -225,7 +256,7 @@ impl LogWriter {
     }
 
     /// Writes this line after those that are queued, and then what others queue meanwhile.
-    fn write_inline(&self, mut log: MutexGuard<'_, ChainedLog>, body: &[u8]) -> Result<(), WriteError> {
+    fn write_inline(&self, mut log: MutexGuard<'_, ChainedLog>, body: &[u8]) -> Result<u64, WriteError> {
         let (result, _) = self.write_batch(&mut log, Some(body));
         drop(log);
         if !self.drain_queue() {
@@ -257,6 +288,7 @@ impl LogWriter {
     fn run_writer(&self) {
         let mut new_file_pace = NewFilePace::default();
         let mut removal_due = Instant::now();
+        let mut current = lock(&self.log).path().to_owned();
         while !self.closed.load(Ordering::Acquire) {
             let queue = lock(&self.queue);
             let wait_result = self.work_available.wait_timeout_while(queue, WAKE_INTERVAL, |queue| {
@@ -277,22 +309,72 @@ impl LogWriter {
             if self.syncer.lost_reason().is_some() {
                 let _ = self.append(&mut log, std::iter::empty());
             }
-            let started = if self.syncer.has_failed() && log.has_lines() {
-                if !new_file_pace.is_due(Instant::now()) {
-                    continue;
-                }
-                log.start_file()
-            } else if log.is_full() || ends_by_age && log.has_lines() {
-                log.rotate()
-            } else {
-                continue;
-            };
-            if started.is_ok() {
-                self.syncer.follow(log.file(), log.path());
+            let ends = log.is_full() || ends_by_age && log.has_lines();
+            if ends && !self.syncer.has_failed() {
+                // Lines can be written during this sync. The one below covers the few that were.
+                drop(log);
+                self.sync();
+                log = lock(&self.log);
+                self.sync();
+                self.start_file(&mut log);
+            }
+            if self.syncer.has_failed() && new_file_pace.is_due(Instant::now()) {
+                self.start_file_after_fault(&mut log);
+            }
+            if log.path() != current {
+                current = log.path().to_owned();
                 removal_due = Instant::now();
             }
-            self.health.record_rotation(started);
+            self.report_unanswered(&mut log);
         }
+        self.report_unanswered(&mut lock(&self.log));
+    }
+
+    /// Starts a file after one whose lines are on the disk.
+    fn start_file(&self, log: &mut ChainedLog) {
+        if self.syncer.has_failed() {
+            return;
+        }
+        let started = log.start_file();
+        if started.is_ok() {
+            self.follow(log);
+        }
+        self.health.record_rotation(started);
+    }
+
+    /// Starts a file after one that cannot be synced. A file without lines has lost none, and is tried again.
+    fn start_file_after_fault(&self, log: &mut ChainedLog) {
+        let started = if log.has_lines() { log.start_file() } else { Ok(()) };
+        if started.is_ok() {
+            self.follow(log);
+            lock(&self.unanswered).begin_file();
+        }
+        self.health.record_rotation(started);
+    }
+
+    /// The next lines go to the file that `log` has started.
+    fn follow(&self, log: &ChainedLog) {
+        self.sync_gate.begin_file(log.seq() + 1);
+        self.syncer.follow(log.file(), log.path());
+    }
+
+    /// Writes a record that names those whose requests were refused after they were written, if there are any.
+    fn report_unanswered(&self, log: &mut ChainedLog) {
+        let detail = {
+            let mut unanswered = lock(&self.unanswered);
+            unanswered.confirm(self.health.metrics().synced_seq());
+            // Where the disk has no room now, the record is the next line that is written.
+            unanswered.take_detail(log.seq() + 1)
+        };
+        let Some(detail) = detail else { return };
+        let event = Event::ReplyRefused;
+        let record = Record::for_event(event, &detail, self.clock.now());
+        if let Ok(body) = record.to_json_members(&self.clock) {
+            log.push_first_body(body);
+            let _ = self.append(log, std::iter::empty());
+            self.health.metrics().count_record(event);
+        }
+        tracing::error!(event = event.name(), "{detail}");
     }
 
     /// Removes the files beyond the limits, after a record of it. A full disk may have no room for the
@@ -337,7 +419,10 @@ impl LogWriter {
         let mut check_due = Instant::now() + SYNC_INTERVAL;
         while !self.closed.load(Ordering::Acquire) {
             self.sync_gate.wait_for_request(check_due.saturating_duration_since(Instant::now()));
-            self.sync_and_report();
+            {
+                let _syncing = self.health.begin_sync();
+                self.sync();
+            }
             if Instant::now() >= check_due {
                 check_due = Instant::now() + SYNC_INTERVAL;
                 self.syncer.check_disk(&self.health);
@@ -345,23 +430,9 @@ impl LogWriter {
         }
     }
 
-    fn sync_and_report(&self) {
-        let _syncing = self.health.begin_sync();
-        // The number is stored after its line was written, and before the file is marked as changed.
-        let written = self.health.last_seq();
-        if self.section.sync == AuditSync::Always {
-            self.syncer.mark_dirty();
-        }
-        self.sync();
-        match self.health.sync_error() {
-            Some(error) => self.sync_gate.fail(error),
-            None => self.sync_gate.succeed(written),
-        }
-    }
-
     /// Writes one batch of queued lines, and then `own`, with one call, and sends the result to the
-    /// submitters of the queued ones. Returns the result and the duration of the write.
-    fn write_batch(&self, log: &mut ChainedLog, own: Option<&[u8]>) -> (Result<(), WriteError>, Duration) {
+    /// submitters of the queued ones. Returns the number of the last line, and the duration of the write.
+    fn write_batch(&self, log: &mut ChainedLog, own: Option<&[u8]>) -> (Result<u64, WriteError>, Duration) {
         let lines: Vec<PendingLine> = {
             let mut queue = lock(&self.queue);
             let count = queue.len().min(MAX_BATCH);
@@ -374,14 +445,16 @@ impl LogWriter {
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
         }
-        for line in lines {
+        // The lines of the batch are the last ones of the log, without a gap.
+        let count = lines.len() as u64 + u64::from(own.is_some());
+        for (seq, line) in ((log.seq() + 1).saturating_sub(count)..).zip(lines) {
             if result.is_ok() {
                 line.carried.into_iter().for_each(CarriedCount::settle);
             }
             // The receiver is gone if the submitter does not wait for the result.
-            let _ = line.result_sender.send(result.clone());
+            let _ = line.result_sender.send(result.clone().map(|()| seq));
         }
-        (result, elapsed)
+        (result.map(|()| log.seq()), elapsed)
     }
 
     /// Appends lines, after starting a new file if the current one is lost, and stores the result.
@@ -405,6 +478,7 @@ impl LogWriter {
         let Some(reason) = self.syncer.lost_reason() else { return Ok(()) };
         let lost = log.path().to_owned();
         log.start_file().map_err(|error| WriteError::FileLost { reason, source: Arc::new(error) })?;
+        self.sync_gate.begin_file(log.seq() + 1);
         self.syncer.follow_replacement(log.file(), log.path());
         self.health.record_rotation(Ok(()));
         let detail = format!(

@@ -56,7 +56,7 @@ fn log_of_three_files() -> tempfile::TempDir {
         let line = body(if n % 2 == 0 { "even" } else { "odd" }, event, n * 1000);
         log.append([&*line].into_iter()).unwrap();
         if n == 10 || n == 20 {
-            log.rotate().unwrap();
+            log.start_file().unwrap();
         }
     }
     dir
