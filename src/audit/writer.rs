@@ -106,6 +106,9 @@ impl LogWriter {
         clock: Clock,
     ) -> io::Result<(Arc<LogWriter>, Findings)> {
         let (log, findings) = ChainedLog::open(dir)?;
+        if let Err(e) = index::remove_unfinished(dir) {
+            tracing::warn!("what is left of an index of the audit log cannot be removed: {e}");
+        }
         let syncer = Syncer::new(dir, log.file(), log.path())?;
         syncer.mark_written(log.length());
         let writer = Arc::new(LogWriter {
