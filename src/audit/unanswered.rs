@@ -43,10 +43,10 @@ impl Unanswered {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut taken = Vec::new();
         for seq in &self.unnamed {
-            match ranges.last_mut() {
-                Some((_, to)) if *to + 1 == *seq => *to = *seq,
-                _ if ranges.len() == MAX_RANGES => break,
-                _ => ranges.push((*seq, *seq)),
+            match ranges.last_mut().filter(|(_, to)| *to + 1 == *seq) {
+                Some((_, to)) => *to = *seq,
+                None if ranges.len() == MAX_RANGES => break,
+                None => ranges.push((*seq, *seq)),
             }
             taken.push(*seq);
         }
