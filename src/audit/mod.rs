@@ -44,6 +44,7 @@ mod text;
 mod trail;
 mod tree;
 mod unanswered;
+mod unreadable;
 mod usage;
 mod used_record;
 mod watched;
@@ -73,11 +74,12 @@ pub use health::{AuditHealth, WriteError};
 pub use journal::Journal;
 pub use layer::JournalLayer;
 pub use metrics::AuditMetrics;
-pub use query::{AuditPage, SeqRange, read_page};
+pub use query::{AuditPage, SeqRange, last_seq, read_page, sync_record};
 pub use search::{FoundRecords, IndexUse, search_last};
 pub use suppressed::Counted;
 pub use trail::{IssuedId, Trail, read_refusals, read_trail};
 pub use tree::{LogHead, append_checkpoint, append_earlier_checkpoint, append_keys};
+pub use unreadable::{UnreadableLines, line_of};
 pub use usage::{UsageReport, usage_lints};
 
 use record::Record;
@@ -560,7 +562,10 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let named: serde_json::Value = serde_json::from_str(&named.unwrap()).unwrap();
-        assert_eq!((&named["seq"], &named["outcome"]), (&serde_json::json!(3), &serde_json::json!("refused")));
+        assert_eq!(
+            (&named["seq"], &named["outcome"]),
+            (&serde_json::json!(3), &serde_json::json!("refused"))
+        );
         assert!(named["detail"].as_str().unwrap().ends_with("in time: 2"), "{named}");
     }
 
