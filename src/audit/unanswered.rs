@@ -1,12 +1,13 @@
-//! Records whose requests were refused after the record was written, because it was not known to be on the disk in time.
-//! A later record names them, so that nobody takes them for what was handed out.
+//! Records whose requests were refused after the record was written, because it was not known to be on the disk in
+//! time. A later record names them, so that nobody takes them for what was handed out.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// Ranges of numbers that one record names: at most 45 bytes each of the 4096 that a detail has.
 const MAX_RANGES: usize = 64;
-/// Numbers that are remembered until the record that names them is on the disk. More requests cannot wait for the disk at the same time.
+/// Numbers that are remembered until the record that names them is on the disk. More requests cannot wait for the disk
+/// at the same time.
 const MAX_REMEMBERED: usize = 16 * 1024;
 
 /// Numbers of records without a reply.
@@ -33,7 +34,8 @@ impl Unanswered {
         }
     }
 
-    /// A new file was started, because the one before cannot be synced. What a record of that file names is named again.
+    /// A new file was started, because the one before cannot be synced. What a record of that file names is named
+    /// again.
     pub(super) fn begin_file(&mut self) {
         self.unnamed.append(&mut self.named);
     }

@@ -63,8 +63,8 @@ impl Source<'_> {
         let is_copy = self.is_copy;
         let read = tokio::task::spawn_blocking(move || {
             let page = read_page(&dir, &query, MAX_AUDIT_RECORDS.into())?;
-            // After a power loss, the daemon gives the numbers of records that were lost to others, which a cursor beyond
-            // them would leave out.
+            // After a power loss, the daemon gives the numbers of records that were lost to others, which a cursor
+            // beyond them would leave out.
             if let Some(last) = page.last.filter(|_| !is_copy) {
                 sync_record(&dir, last)?;
             }
