@@ -45,9 +45,10 @@ impl Unanswered {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut taken = Vec::new();
         for seq in &self.unnamed {
+            let is_full = ranges.len() == MAX_RANGES;
             match ranges.last_mut().filter(|(_, to)| *to + 1 == *seq) {
                 Some((_, to)) => *to = *seq,
-                None if ranges.len() == MAX_RANGES => break,
+                None if is_full => break,
                 None => ranges.push((*seq, *seq)),
             }
             taken.push(*seq);

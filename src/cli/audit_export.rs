@@ -134,12 +134,18 @@ pub(super) async fn run(common: &CommonArgs, args: &ExportArgs) -> Result<ExitCo
             }
             Err(error) => return Err(error),
         };
-        if std::mem::take(&mut is_waiting)
-            && let Some(cursor) = &cursor
-        {
+        if let Some(cursor) = cursor.as_ref().filter(|_| is_waiting) {
             // Another daemon answers, which can have another log.
-            cursor.check_within(exporter.source.last_seq().await?)?;
+            match exporter.source.last_seq().await {
+                Ok(last) => cursor.check_within(last)?,
+                Err(error) if is_temporary(&error) => {
+                    tokio::time::sleep(FOLLOW_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
         }
+        is_waiting = false;
         for range in &page.missing {
             print_missing(range.from, range.to);
         }

@@ -105,16 +105,17 @@ async fn follow(
             }
             Err(error) => return Err(error),
         };
-        if std::mem::take(&mut is_waiting) {
+        if is_waiting {
             // Another daemon answers, which can have another log.
-            let end =
-                client::get::<StatusResponse>(&common.admin_socket, "/v1/status").await?.body.audit.last_seq;
-            if end < last_seq {
-                return Err(CliError::Local(format!(
-                    "the audit log ends with record {end}, before record {last_seq}, which was printed: it was \
-                     replaced, or has lost records"
-                )));
+            match client::get::<StatusResponse>(&common.admin_socket, "/v1/status").await {
+                Ok(status) => check_end(status.body.audit.last_seq, last_seq)?,
+                Err(error) if is_temporary(&error) => {
+                    tokio::time::sleep(FOLLOW_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
+            is_waiting = false;
         }
         last_seq = last_seq.max(page.last.unwrap_or_default());
         print_page(common, &page, unreadable)?;
@@ -122,6 +123,17 @@ async fn follow(
             tokio::time::sleep(FOLLOW_INTERVAL).await;
         }
     }
+}
+
+/// Checks that the log, which ends with record `end`, has what was printed.
+fn check_end(end: u64, printed: u64) -> Result<(), CliError> {
+    if end >= printed {
+        return Ok(());
+    }
+    Err(CliError::Local(format!(
+        "the audit log ends with record {end}, before record {printed}, which was printed: it was replaced, or has \
+         lost records"
+    )))
 }
 
 /// Whether a later attempt can succeed: while the daemon restarts, or is asked too often.
