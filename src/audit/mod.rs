@@ -12,6 +12,8 @@ mod backwards;
 mod chain;
 mod changes;
 mod checkpoint_status;
+mod daemon_events;
+mod decisions;
 mod event;
 mod files;
 mod filter;
@@ -55,14 +57,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::agents::{AgentChanges, AgentEntry, AgentSet, AuthenticatedAgent};
-use crate::anomaly::{Alert, Anomalies};
+use crate::agents::AgentSet;
+use crate::anomaly::Anomalies;
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
-use crate::credentials::ReleasedCredential;
-use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
-use crate::pki::IssuedX509Svid;
-use crate::policy::{Policies, Refusal};
+use crate::policy::Policies;
 use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
@@ -188,137 +187,6 @@ impl Audit {
         Audit { write_mode: WriteMode::Inline, ..self.clone() }
     }
 
-    /// Records an access token.
-    pub async fn record_token(&self, token: AccessToken) -> Result<Recorded<AccessToken>, AuditUnavailable> {
-        self.write(&Record::for_token(&token, self.clock.now())).await?;
-        Ok(Recorded(token))
-    }
-
-    /// Records an X509-SVID.
-    pub async fn record_certificate(
-        &self,
-        certificate: IssuedX509Svid,
-    ) -> Result<Recorded<IssuedX509Svid>, AuditUnavailable> {
-        self.write(&Record::for_certificate(&certificate, self.clock.now())).await?;
-        Ok(Recorded(certificate))
-    }
-
-    /// Records the release of a credential.
-    pub async fn record_credential(
-        &self,
-        released: ReleasedCredential,
-    ) -> Result<Recorded<ReleasedCredential>, AuditUnavailable> {
-        self.write(&Record::for_credential(&released, self.clock.now())).await?;
-        Ok(Recorded(released))
-    }
-
-    /// Records JWT-SVIDs, with one line each.
-    pub async fn record_jwt_svids(
-        &self,
-        svids: Vec<JwtSvid>,
-    ) -> Result<Recorded<Vec<JwtSvid>>, AuditUnavailable> {
-        let mut written = Vec::with_capacity(svids.len());
-        for svid in &svids {
-            let audience = svid.permit().audiences().join(" ");
-            match self.write_line(&Record::for_jwt_svid(svid, &audience, self.clock.now()), None).await {
-                Ok(seq) => written.push(seq),
-                Err(unavailable) => {
-                    // None of them is handed out.
-                    written.into_iter().for_each(|seq| self.writer.0.note_unanswered(seq));
-                    return Err(unavailable);
-                }
-            }
-        }
-        Ok(Recorded(svids))
-    }
-
-    /// Records a WIT-SVID.
-    pub async fn record_wit_svid(&self, svid: WitSvid) -> Result<Recorded<WitSvid>, AuditUnavailable> {
-        self.write(&Record::for_wit_svid(&svid, self.clock.now())).await?;
-        Ok(Recorded(svid))
-    }
-
-    /// Records a refusal, with the number of this caller's refusals that have no record. `entry` is its agent as it is
-    /// registered.
-    pub async fn record_refusal(
-        &self,
-        mut refusal: Refusal,
-        entry: Option<&AgentEntry>,
-    ) -> Result<Recorded<Refusal>, AuditUnavailable> {
-        let carried = self.suppressed.take_into(&mut refusal);
-        self.write_line(&Record::for_refusal(&refusal, entry, self.clock.now()), Some(carried)).await?;
-        Ok(Recorded(refusal))
-    }
-
-    /// Counts a refusal, and those in its `suppressed`, in the next record of a refusal of the same caller.
-    pub fn count_refusal(&self, refusal: Refusal) -> Counted<Refusal> {
-        self.suppressed.add(&refusal, refusal.suppressed.saturating_add(1));
-        self.activity.note_counted(&refusal);
-        Counted::new(refusal)
-    }
-
-    /// As [`Audit::count_refusal`], for a refusal that the rate limiter has counted already: it is in the
-    /// [`unlogged`](crate::policy::RateLimited::unlogged) of a later one.
-    pub fn pass_counted_refusal(&self, refusal: Refusal) -> Counted<Refusal> {
-        self.suppressed.add(&refusal, refusal.suppressed);
-        Counted::new(refusal)
-    }
-
-    /// Records an introspection: the agent that requested it and the answer.
-    pub async fn record_introspection(
-        &self,
-        requester: &AuthenticatedAgent,
-        introspection: Introspection,
-    ) -> Result<Recorded<Introspection>, AuditUnavailable> {
-        self.write(&Record::for_introspection(requester, &introspection, self.clock.now())).await?;
-        self.watched.note_introspection(&introspection);
-        Ok(Recorded(introspection))
-    }
-
-    /// Records that an agent revoked a token, or tried to.
-    pub async fn record_token_revocation(
-        &self,
-        requester: &AuthenticatedAgent,
-        jti: Option<&str>,
-        detail: &str,
-    ) -> Result<Recorded<()>, AuditUnavailable> {
-        self.write(&Record::for_token_revocation(requester, jti, detail, self.clock.now())).await?;
-        Ok(Recorded(()))
-    }
-
-    /// Records that an agent used a nonce up; `reason` says why it is not valid, if it is not.
-    pub async fn record_used_nonce(
-        &self,
-        requester: &AuthenticatedAgent,
-        reason: Option<&str>,
-    ) -> Result<Recorded<bool>, AuditUnavailable> {
-        self.write(&Record::for_used_nonce(requester, reason, self.clock.now())).await?;
-        Ok(Recorded(reason.is_none()))
-    }
-
-    /// Records that evidence was issued to an agent, with the nonce.
-    pub async fn record_attestation(
-        &self,
-        attestation: EvidenceResponse,
-        nonce: &Nonce,
-    ) -> Result<Recorded<EvidenceResponse>, AuditUnavailable> {
-        let detail = format!("nonce {}", nonce.to_base64url());
-        self.write(&Record::for_attestation(&attestation, &detail, self.clock.now())).await?;
-        Ok(Recorded(attestation))
-    }
-
-    /// Records the changes of a reload of the agents, of many agents the first names and their number.
-    /// `requested_by` describes the administrator or signal.
-    pub async fn record_reload(
-        &self,
-        changes: AgentChanges,
-        requested_by: &str,
-    ) -> Result<Recorded<AgentChanges>, AuditUnavailable> {
-        let detail = reload::detail(&changes, requested_by);
-        self.write(&Record::for_event(Event::AgentsReloaded, &detail, self.clock.now())).await?;
-        Ok(Recorded(changes))
-    }
-
     /// Refuses a change that could not be recorded, before it has an effect. Nothing is issued while the
     /// audit log cannot be written, or with `[audit] sync = "always"` be synced, so that keys, CAs and baselines do
     /// not change either.
@@ -330,63 +198,6 @@ impl Audit {
             None => Ok(()),
             Some(error) => Err(error.into()),
         }
-    }
-
-    /// Records an event of the daemon.
-    pub async fn record_event(&self, event: Event, detail: &str) -> Result<(), AuditUnavailable> {
-        self.write(&Record::for_event(event, detail, self.clock.now())).await
-    }
-
-    /// Records an event of the daemon that concerns one tenant; `None` where it concerns none.
-    pub async fn record_tenant_event(
-        &self,
-        event: Event,
-        tenant: Option<&str>,
-        detail: &str,
-    ) -> Result<(), AuditUnavailable> {
-        self.write(&Record::for_tenant_event(event, tenant, detail, self.clock.now())).await
-    }
-
-    /// Records an event of the daemon that concerns one token.
-    pub async fn record_token_event(
-        &self,
-        event: Event,
-        jti: &str,
-        detail: &str,
-    ) -> Result<(), AuditUnavailable> {
-        self.write(&Record::for_token_event(event, jti, detail, self.clock.now())).await
-    }
-
-    /// Records what a rule found about an agent, or what follows from it.
-    pub async fn record_alert(
-        &self,
-        event: Event,
-        alert: &Alert,
-        detail: &str,
-    ) -> Result<(), AuditUnavailable> {
-        self.write(&Record::for_alert(event, alert, detail, self.clock.now())).await
-    }
-
-    /// Records an event of the daemon that concerns one agent.
-    pub async fn record_agent_event(
-        &self,
-        event: Event,
-        agent: &str,
-        tenant: Option<&str>,
-        detail: &str,
-    ) -> Result<(), AuditUnavailable> {
-        self.write(&Record::for_agent_event(event, agent, tenant, detail, self.clock.now())).await
-    }
-
-    /// Records a step in the life of an issuing key, of a tenant or of none.
-    pub async fn record_key_event(
-        &self,
-        event: Event,
-        kid: &str,
-        tenant: Option<&str>,
-        detail: &str,
-    ) -> Result<(), AuditUnavailable> {
-        self.write(&Record::for_key_event(event, kid, tenant, detail, self.clock.now())).await
     }
 
     /// Returns the state of the log and its disk.
@@ -501,96 +312,4 @@ impl Audit {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs::File;
-
-    use super::*;
-    use crate::agents::AgentName;
-    use crate::config::LogTarget;
-    use crate::policy::ErrorCode;
-
-    fn refusal() -> Refusal {
-        let refusal = Refusal::new(ErrorCode::SlowDown, "too many requests");
-        refusal.with_agent(&AgentName::parse("a").unwrap())
-    }
-
-    fn open(dir: &Path, sync: AuditSync) -> Audit {
-        let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
-        let section = AuditSection { sync, ..AuditSection::default() };
-        Audit::open(dir, section, journal, Clock::System).unwrap()
-    }
-
-    #[tokio::test]
-    async fn nothing_is_recorded_while_a_sync_fault_stands_that_refuses_it() {
-        let dir = tempfile::tempdir().unwrap();
-        for sync in [AuditSync::Always, AuditSync::Interval] {
-            let audit = open(dir.path(), sync);
-            // Without changes, the log's own thread does not end the fault.
-            audit.sync();
-            let before = audit.health().last_seq();
-            audit.health().record_sync_failure(io::Error::from_raw_os_error(libc::EIO));
-            let result = audit.record_refusal(refusal(), None).await;
-            if sync == AuditSync::Interval {
-                assert!(result.is_ok() && audit.ensure_writable().is_ok());
-                continue;
-            }
-            assert!(matches!(result, Err(AuditUnavailable(WriteError::Sync(_)))));
-            assert!(audit.ensure_writable().is_err());
-            assert_eq!(audit.health().last_seq(), before, "no record says what is refused");
-            audit.health().record_sync_success();
-            assert!(audit.ensure_writable().is_ok());
-            assert_eq!(audit.record_refusal(refusal(), None).await.unwrap().get().suppressed, 1);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_record_that_could_not_be_synced_is_followed_by_one_that_says_that_it_was_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let audit = open(dir.path(), AuditSync::Always);
-        audit.record_event(Event::DaemonStarted, "x").await.unwrap();
-        audit.writer.0.pretend_unsyncable();
-        let refused = audit.record_event(Event::IssuerReady, "x").await;
-        assert!(matches!(refused, Err(AuditUnavailable(WriteError::Sync(_)))));
-        let query = AuditQuery { event: Some(Event::ReplyRefused), ..AuditQuery::default() };
-        let mut named = None;
-        for _ in 0..500 {
-            let page = read_page(dir.path(), &query, 10).unwrap();
-            named = page.records.last().map(|line| line.get().to_owned());
-            if named.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let named: serde_json::Value = serde_json::from_str(&named.unwrap()).unwrap();
-        assert_eq!(
-            (&named["seq"], &named["outcome"]),
-            (&serde_json::json!(3), &serde_json::json!("refused"))
-        );
-        assert!(named["detail"].as_str().unwrap().ends_with("in time: 2"), "{named}");
-    }
-
-    #[tokio::test]
-    async fn refusals_that_were_not_recorded_are_counted_in_the_next_record() {
-        let dir = tempfile::tempdir().unwrap();
-        let audit = open(dir.path(), AuditSync::Interval);
-        let full_disk = Arc::new(File::options().append(true).open("/dev/full").unwrap());
-        let working_file = audit.writer.0.replace_file(full_disk);
-        let mut dropped = refusal();
-        dropped.suppressed = 5;
-        assert!(audit.record_refusal(dropped, None).await.is_err());
-        assert!(audit.record_refusal(refusal(), None).await.is_err());
-        assert_eq!(audit.count_refusal(refusal()).get().code, ErrorCode::SlowDown);
-        audit.pass_counted_refusal(Refusal { suppressed: 3, ..refusal() });
-        audit.writer.0.replace_file(working_file);
-
-        assert_eq!(audit.record_refusal(refusal(), None).await.unwrap().get().suppressed, 5 + 1 + 1 + 1 + 3);
-        assert_eq!(audit.record_refusal(refusal(), None).await.unwrap().get().suppressed, 0);
-        let suppressed: Vec<serde_json::Value> = read_page(dir.path(), &AuditQuery::default(), 10)
-            .unwrap()
-            .records
-            .iter()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line.get()).unwrap()["suppressed"].take())
-            .collect();
-        assert_eq!(suppressed, [serde_json::json!(11), serde_json::Value::Null]);
-    }
-}
+mod tests;

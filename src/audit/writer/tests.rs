@@ -193,16 +193,6 @@ fn a_new_file_for_a_lost_one_ends_the_fault_of_the_rotation() {
 }
 
 #[test]
-fn new_files_after_failed_syncs_become_rare() {
-    let mut pace = NewFilePace::default();
-    let start = Instant::now();
-    let due = (0..36_000).filter(|second| pace.is_due(start + Duration::from_secs(*second))).count();
-    assert!((60..80).contains(&due), "{due}");
-    let after = start + Duration::from_secs(40_000);
-    assert!(pace.is_due(after) && pace.delay == MIN_NEW_FILE_DELAY);
-}
-
-#[test]
 fn too_long_lines_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
