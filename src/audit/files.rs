@@ -51,6 +51,15 @@ pub(super) fn sync_dir_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Opens a log file for reading. Returns `None` if it was removed or moved away since it was listed.
+pub(super) fn open_if_present(path: &Path) -> io::Result<Option<File>> {
+    match open_file(path, File::options().read(true)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Puts the path before an error's text.
 pub(super) fn with_path(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))

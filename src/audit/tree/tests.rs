@@ -46,7 +46,7 @@ fn the_tree_goes_on_across_restarts_and_files() {
         append_lines(&mut log, 3);
         assert_eq!(tree_of(&log), expected(dir.path()));
         if round % 2 == 1 {
-            log.rotate().unwrap();
+            log.start_file().unwrap();
         }
         let reopened = open(dir.path());
         assert_eq!(reopened.1, None);
@@ -72,7 +72,7 @@ fn a_state_that_was_lost_is_made_from_an_older_one_and_without_any_the_tree_begi
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path());
     append_lines(&mut log, 3);
-    log.rotate().unwrap();
+    log.start_file().unwrap();
     append_lines(&mut log, 3);
     let (path, before, log_id) = (log.path().to_owned(), tree_of(&log), log.head().state.log_id);
     drop(log);
@@ -142,7 +142,7 @@ fn skipped_numbers_are_no_leaves() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path());
     append_lines(&mut log, 4);
-    log.rotate().unwrap();
+    log.start_file().unwrap();
     fs::write(log.path(), vec![b'x'; 4000]).unwrap();
     drop(log);
     let (mut log, report) = open(dir.path());
