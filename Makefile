@@ -61,6 +61,7 @@ bench: deps ## measure the time and memory of tokens and credentials, the verifi
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench anomalies
 	$(CARGO) bench --locked --bench audit_query
+	$(CARGO) bench --locked --bench audit_sync
 	$(CARGO) bench --locked --bench credentials
 	$(CARGO) bench --locked --bench metrics
 	$(CARGO) bench --locked --bench revocation

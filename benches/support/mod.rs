@@ -67,11 +67,16 @@ impl Host {
 
     /// As [`Host::start`], without asking for a token.
     pub fn start_without_token(dir: &Path) -> Host {
+        Host::start_with(dir, "")
+    }
+
+    /// As [`Host::start_without_token`], with further tables in the configuration.
+    pub fn start_with(dir: &Path, tables: &str) -> Host {
         let etc = dir.join("etc");
         std::fs::create_dir_all(&etc).expect("a directory");
         let config = "[limits]\nrate = 10000000\nburst = 10000000\ntpm_rate = 10000000\ntpm_burst = 10000000\n\
             public_rate = 10000000\npublic_burst = 10000000\n[log]\nto = \"auto\"\n";
-        std::fs::write(etc.join("hostbadged.toml"), config).expect("a file");
+        std::fs::write(etc.join("hostbadged.toml"), format!("{config}{tables}")).expect("a file");
         let started = Instant::now();
         let mut daemon = Command::new(env!("CARGO_BIN_EXE_hostbadged"))
             .arg("--dev")
