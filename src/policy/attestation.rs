@@ -3,7 +3,7 @@
 use crate::agents::AuthenticatedAgent;
 use crate::posture::{Posture, PostureMode};
 
-use super::cedar::{Act, Approval, PolicySetId};
+use super::cedar::{Act, Allowed, PolicySetId};
 use super::circumstances::Circumstances;
 use super::refusal::Refusal;
 
@@ -12,7 +12,7 @@ use super::refusal::Refusal;
 pub struct AttestationPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
-    approval: Approval,
+    allowed: Allowed,
 }
 
 impl AttestationPermit {
@@ -28,7 +28,7 @@ impl AttestationPermit {
 
     /// Returns the policies that were in force.
     pub fn policy(&self) -> Option<PolicySetId> {
-        self.approval.set()
+        self.allowed.set()
     }
 }
 
@@ -46,8 +46,8 @@ pub fn decide_attestation(
         PostureMode::Off => Posture::Off,
         PostureMode::Warn | PostureMode::Enforce => circumstances.posture.posture,
     };
-    match circumstances.approve(&agent, posture, Act::Attest) {
-        Ok(approval) => Ok(AttestationPermit { agent, posture, approval }),
+    match circumstances.allow(&agent, posture, Act::Attest) {
+        Ok(allowed) => Ok(AttestationPermit { agent, posture, allowed }),
         Err(refusal) => Err(circumstances.refusal(refusal, &agent)),
     }
 }

@@ -9,7 +9,7 @@ use crate::clock::TimeAtDecision;
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 use crate::revocation::RevocationSet;
 
-use super::cedar::{Act, Approval, PolicySnapshot};
+use super::cedar::{Act, Allowed, PolicySnapshot};
 use super::refusal::{ErrorCode, PendingApproval, Refusal, Stage};
 
 /// How a refusal of [`Circumstances::check_limits`] names a grant.
@@ -58,14 +58,14 @@ impl Circumstances {
     /// Asks the policies, after the grants have allowed what is requested.
     ///
     /// # Errors
-    /// As [`PolicySnapshot::approve`].
-    pub(super) fn approve(
+    /// As [`PolicySnapshot::allow`].
+    pub(super) fn allow(
         &self,
         agent: &AuthenticatedAgent,
         posture: Posture,
         act: Act<'_>,
-    ) -> Result<Approval, Refusal> {
-        self.policies.approve(agent, posture, self.time.now, act)
+    ) -> Result<Allowed, Refusal> {
+        self.policies.allow(agent, posture, self.time.now, act)
     }
 
     /// Takes the approval of a request that needs one, after everything else has allowed it. An approval of one

@@ -5,7 +5,7 @@ use crate::agents::{AuthenticatedAgent, CredentialUse};
 use crate::approvals::{ApprovalAction, UsedApproval};
 use crate::posture::Posture;
 
-use super::cedar::{Act, Approval, PolicySetId};
+use super::cedar::{Act, Allowed, PolicySetId};
 use super::circumstances::{CREDENTIAL, Circumstances};
 use super::decision::check_posture;
 use super::refusal::{ErrorCode, Refusal, Stage};
@@ -26,7 +26,7 @@ pub struct CredentialRequest {
 pub struct CredentialPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
-    approval: Approval,
+    allowed: Allowed,
     name: String,
     version: Option<u64>,
     used_approval: Option<Box<UsedApproval>>,
@@ -45,7 +45,7 @@ impl CredentialPermit {
 
     /// Returns the policies that were in force.
     pub fn policy(&self) -> Option<PolicySetId> {
-        self.approval.set()
+        self.allowed.set()
     }
 
     /// Returns the credential's name, within the agent's tenant.
@@ -97,7 +97,7 @@ pub fn decide_credential(
     let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture).map_err(named)?;
     let is_approved = granted.approval.is_some();
     let act = Act::Credential { name: &request.name, usage: "release", approved: is_approved, request: None };
-    let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
+    let allowed = circumstances.allow(&agent, posture, act).map_err(named)?;
     if is_approved && agent.peer().is_future {
         let description = "this credential needs an approval for each release or task, and a service manager cannot \
                            wait for one; have the program ask with \"hostbadge credential get\"";
@@ -107,7 +107,7 @@ pub fn decide_credential(
     let used_approval = circumstances.take_approval(&agent, granted.approval, action).map_err(named)?;
     Ok(CredentialPermit {
         posture,
-        approval,
+        allowed,
         name: request.name,
         version: request.version,
         used_approval,

@@ -8,7 +8,7 @@ use crate::agents::{AgentEntry, Algorithm, Assurance, AuthenticatedAgent, Grant,
 use crate::approvals::{ApprovalAction, UsedApproval};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
-use super::cedar::{Act, Approval, PolicySetId};
+use super::cedar::{Act, Allowed, PolicySetId};
 use super::circumstances::{Circumstances, GRANT, check_draining};
 use super::refusal::{ErrorCode, Refusal, Stage};
 
@@ -30,7 +30,7 @@ pub struct TokenRequest {
 pub struct Permit {
     agent: AuthenticatedAgent,
     posture: Posture,
-    approval: Approval,
+    allowed: Allowed,
     audience: String,
     scope: String,
     ttl: Duration,
@@ -54,11 +54,11 @@ impl Permit {
 
     /// Returns the policies that were in force.
     pub fn policy(&self) -> Option<PolicySetId> {
-        self.approval.set()
+        self.allowed.set()
     }
 
-    pub(super) fn approval(&self) -> &Approval {
-        &self.approval
+    pub(super) fn allowed(&self) -> &Allowed {
+        &self.allowed
     }
 
     /// Returns the relying party that the token is for.
@@ -108,7 +108,7 @@ impl Permit {
 pub struct IdentityPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
-    approval: Approval,
+    allowed: Allowed,
     epoch: u64,
 }
 
@@ -125,7 +125,7 @@ impl IdentityPermit {
 
     /// Returns the policies that were in force.
     pub fn policy(&self) -> Option<PolicySetId> {
-        self.approval.set()
+        self.allowed.set()
     }
 
     /// Returns the epoch of the revocations at the decision.
@@ -170,7 +170,7 @@ pub fn decide(
     let GrantTerms { ref grant, ttl, signer, .. } = terms;
     let host_posture = &circumstances.posture;
     let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture).map_err(named)?;
-    let approval = circumstances.approve(&agent, posture, terms.act(&request.audience)).map_err(named)?;
+    let allowed = circumstances.allow(&agent, posture, terms.act(&request.audience)).map_err(named)?;
     let scope = join_scopes(terms.scopes.iter());
     let (typ, status_list) = (grant.typ, grant.status_list);
     let action = || ApprovalAction::Token {
@@ -187,7 +187,7 @@ pub fn decide(
     Ok(Permit {
         agent,
         posture,
-        approval,
+        allowed,
         audience,
         scope,
         ttl,
@@ -286,11 +286,11 @@ pub fn decide_kept_identity(
 ) -> Result<IdentityPermit, Refusal> {
     circumstances.check_revoked(&agent)?;
     let approved = check_posture(circumstances.posture.mode, &circumstances.posture)
-        .and_then(|posture| Ok((posture, circumstances.approve(&agent, posture, Act::Certificate)?)));
+        .and_then(|posture| Ok((posture, circumstances.allow(&agent, posture, Act::Certificate)?)));
     match approved {
-        Ok((posture, approval)) => {
+        Ok((posture, allowed)) => {
             let epoch = circumstances.revocations.epoch();
-            Ok(IdentityPermit { agent, posture, approval, epoch })
+            Ok(IdentityPermit { agent, posture, allowed, epoch })
         }
         Err(refusal) => Err(circumstances.refusal(refusal, &agent)),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::posture::Posture;
 
-use super::cedar::{Approval, PolicySetId};
+use super::cedar::{Allowed, PolicySetId};
 use super::circumstances::Circumstances;
 use super::decision::{Permit, Signer, TokenRequest, decide};
 use super::refusal::{ErrorCode, Refusal, Stage};
@@ -29,7 +29,7 @@ pub struct JwtSvidRequest {
 pub struct JwtSvidPermit {
     agent: AuthenticatedAgent,
     posture: Posture,
-    approval: Approval,
+    allowed: Allowed,
     audiences: Vec<String>,
     ttl: Duration,
     status_list: Option<bool>,
@@ -49,7 +49,7 @@ impl JwtSvidPermit {
 
     /// Returns the policies that were in force.
     pub fn policy(&self) -> Option<PolicySetId> {
-        self.approval.set()
+        self.allowed.set()
     }
 
     /// Returns the audiences in the order of the request.
@@ -110,10 +110,10 @@ pub fn decide_jwt_svid(
     let common_posture = |a: Posture, b: Posture| if a == b { a } else { Posture::Off };
     let posture = permits.iter().map(Permit::posture).reduce(common_posture).unwrap_or(Posture::Off);
     // All were decided by the same policies.
-    let approval = permits.first().map(Permit::approval).cloned().ok_or_else(no_audience)?;
+    let allowed = permits.first().map(Permit::allowed).cloned().ok_or_else(no_audience)?;
     let status_list = either_status(permits.iter().map(Permit::status_list));
     let epoch = circumstances.revocations.epoch();
-    Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl, status_list, epoch })
+    Ok(JwtSvidPermit { agent, posture, allowed, audiences: audiences.to_vec(), ttl, status_list, epoch })
 }
 
 /// The lifetime of a token for all these audiences; `None` without a grant for any of them.

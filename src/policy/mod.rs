@@ -23,7 +23,7 @@ mod tenant_quota;
 pub use admin::{AdminGroupProblem, AdminPolicy};
 pub use attestation::{AttestationPermit, decide_attestation};
 pub use cedar::{
-    Approval, Policies, PolicyChanges, PolicyConfig, PolicySetId, PolicySnapshot, PolicyStatus, ReadPolicies,
+    Allowed, Policies, PolicyChanges, PolicyConfig, PolicySetId, PolicySnapshot, PolicyStatus, ReadPolicies,
 };
 pub use circumstances::Circumstances;
 pub use credential::{CredentialPermit, CredentialRequest, decide_credential};

@@ -2,12 +2,12 @@
 //!
 //! `policies/*.cedar` are read completely or not at all, checked strictly against the schema
 //! ([`SCHEMA_TEXT`]), and activated together with the agents ([`Policies`]). A decision asks them by
-//! `PolicySnapshot::approve`, the only way to get an [`Approval`], without which no permit can be made. A
+//! `PolicySnapshot::allow`, the only way to get an [`Allowed`], without which no permit can be made. A
 //! `forbid` always refuses; a policy that cannot be evaluated refuses, although Cedar would skip it; and
 //! without either, the grant suffices unless `[policy] require_permit` requires a `permit`. Without policy
 //! files there is no engine.
 
-mod approval;
+mod allowed;
 mod compile;
 mod diff;
 mod error;
@@ -26,7 +26,7 @@ mod source;
 mod tests;
 mod unknown_names;
 
-pub use approval::Approval;
+pub use allowed::Allowed;
 pub use diff::PolicyChanges;
 pub use error::QuestionError;
 pub use policies::{Policies, PolicyConfig, PolicySnapshot, PolicyStatus, ReadPolicies};

@@ -1,4 +1,4 @@
-//! The answer of the policies to a decision. Only this file constructs an [`Approval`].
+//! The answer of the policies to a decision. Only this file constructs an [`Allowed`].
 
 use std::sync::Arc;
 
@@ -19,11 +19,11 @@ const MAX_ERROR_LEN: usize = 200;
 
 /// The policies do not refuse. Every permit has one.
 #[derive(Clone, Debug)]
-pub struct Approval {
+pub struct Allowed {
     set: Option<Arc<PolicySetId>>,
 }
 
-impl Approval {
+impl Allowed {
     /// The set that was in force; `None` if there was none.
     pub fn set(&self) -> Option<PolicySetId> {
         self.set.as_deref().copied()
@@ -37,19 +37,19 @@ impl PolicySnapshot {
     /// A refusal without agent and resource: `access_denied` if a policy forbids the request or cannot be
     /// evaluated, or none permits it and one has to; `temporarily_unavailable` if the policies are not known,
     /// or do not belong to the agents among which this one was identified.
-    pub(in crate::policy) fn approve(
+    pub(in crate::policy) fn allow(
         &self,
         agent: &AuthenticatedAgent,
         posture: Posture,
         now: Timestamp,
         act: Act<'_>,
-    ) -> Result<Approval, Refusal> {
+    ) -> Result<Allowed, Refusal> {
         let active = match self.state() {
             State::Unknown => return Err(unknown()),
             State::Absent if self.requires_permit() => {
                 return Err(Refusal::new(ErrorCode::AccessDenied, no_permit()).at(Stage::Context));
             }
-            State::Absent => return Ok(Approval { set: None }),
+            State::Absent => return Ok(Allowed { set: None }),
             State::Active(active) => active,
         };
         if !belongs_to(active, agent) {
@@ -66,7 +66,7 @@ impl PolicySnapshot {
         };
         let verdict = active.set.evaluate(&question);
         match refusal_reason(&verdict, self.requires_permit()) {
-            None => Ok(Approval { set: Some(active.id.clone()) }),
+            None => Ok(Allowed { set: Some(active.id.clone()) }),
             Some(reason) => {
                 let refusal = Refusal::new(ErrorCode::AccessDenied, reason).at(Stage::Context);
                 Err(if verdict.answer == Answer::Error { refusal.imposed() } else { refusal })
