@@ -10,9 +10,9 @@
 mod advice;
 mod agent_set;
 mod anomaly;
-mod approval;
 mod approval_mode;
 mod beside;
+mod change_approval;
 mod changes;
 mod compared_agents;
 mod comparison;
@@ -57,9 +57,9 @@ mod user_unit_lints;
 
 pub use agent_set::AgentSet;
 pub use anomaly::AgentAnomaly;
-pub use approval::{Administrator, ApprovalError, Held, PendingChange, ReloadBy};
 pub use approval_mode::ApprovalMode;
 pub use beside::{EvaluatedAttributes, ReadBeside};
+pub use change_approval::{Administrator, ChangeApprovalError, Held, PendingChange, ReloadBy};
 pub use changes::{AgentChanges, MAX_LISTED_NAMES};
 pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessComparison};
 pub use contents::Attested;

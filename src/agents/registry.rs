@@ -16,8 +16,8 @@ use crate::peer::DigestCache;
 use crate::plural::counted;
 
 use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
-use super::approval::{ApprovalError, ApprovalGate, Held, PendingChange, ReloadBy};
 use super::beside::{ReadBeside, joined_digest};
+use super::change_approval::{ChangeApprovalError, ChangeGate, Held, PendingChange, ReloadBy};
 use super::changes::AgentChanges;
 use super::registrations::Registrations;
 use super::rights_changes::RightsDiff;
@@ -44,7 +44,7 @@ struct RegistryState {
     names: Names,
     digest_cache: DigestCache,
     /// Holds wider rights back, if they need a second administrator.
-    gate: Option<ApprovalGate>,
+    gate: Option<ChangeGate>,
 }
 
 /// Result of the last reload.
@@ -106,7 +106,7 @@ impl AgentRegistry {
         activate: impl Fn(T, &Arc<AgentSet>),
     ) -> AgentRegistry {
         let loaded_at = clock.now();
-        let gate = source.approvals.clone().map(ApprovalGate::new);
+        let gate = source.approvals.clone().map(ChangeGate::new);
         let registry = AgentRegistry(Arc::new(RegistryState {
             gate,
             source,
@@ -299,7 +299,7 @@ impl RegistryState {
     ) -> Result<(), Held> {
         let Some(gate) = &self.gate else {
             return match by {
-                ReloadBy::Approval { .. } => Err(Held::Refused(ApprovalError::NothingPending)),
+                ReloadBy::Approval { .. } => Err(Held::Refused(ChangeApprovalError::NothingPending)),
                 ReloadBy::Unknown | ReloadBy::Administrator(_) => Ok(()),
             };
         };

@@ -44,7 +44,7 @@ enum AdminHandler {
     Anomalies,
     AnomaliesOfAgent,
     Approvals,
-    Approve,
+    ApproveChange,
     AuditRecords,
     Clock,
     Credentials,
@@ -114,7 +114,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Get,  path: "/v1/agents",              body: NONE, role: Admin(Agents) },
         Route { verb: Get,  path: "/v1/agents/{name}",       body: NONE, role: Admin(Agent) },
         Route { verb: Post, path: "/v1/agents/reload",       body: BODY, role: Admin(Reload) },
-        Route { verb: Post, path: "/v1/agents/approve",      body: BODY, role: Admin(Approve) },
+        Route { verb: Post, path: "/v1/agents/approve",      body: BODY, role: Admin(ApproveChange) },
         Route { verb: Post, path: "/v1/agents/offboard",     body: BODY, role: Root(OffboardAgent) },
         Route { verb: Get,  path: "/v1/lifecycle",           body: NONE, role: Admin(Lifecycle) },
         Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
@@ -282,7 +282,9 @@ impl AdminApi {
                 reply::ok(&service.lifecycle(admin, unseen_for).await?)
             }
             AdminHandler::Reload => reply::ok(&service.reload(admin, parse::reload_request(body)?).await?),
-            AdminHandler::Approve => reply::ok(&service.approve(admin, parse::approve_request(body)?).await?),
+            AdminHandler::ApproveChange => {
+                reply::ok(&service.approve_change(admin, parse::approve_request(body)?).await?)
+            }
             AdminHandler::Process => {
                 let agent = parse::agent_query(uri.query().unwrap_or_default())?;
                 reply::ok(&service.explain_process(admin, name, agent.as_deref()).await?)

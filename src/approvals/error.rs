@@ -7,15 +7,18 @@ use crate::error_class::ErrorClass;
 pub enum NotApproved {
     /// It waits for an administrator.
     #[error(
-        "this request waits for the approval of an administrator: hostbadge approve show {id}; repeat it then"
+        "this request waits for the approval of an administrator (hostbadge approve show {id}), and is to be repeated \
+         until then; its digest is {digest}"
     )]
     Pending {
         /// What names it for administrators.
         id: String,
-        /// Whether this request is the one that it waits since.
-        is_new: bool,
+        /// What is approved.
+        digest: String,
+        /// Whether it has a record.
+        is_recorded: bool,
     },
-    /// An administrator refused it.
+    /// An administrator refused it, or one that asked for no more.
     #[error("an administrator refused this request ({id}){}", reason_text(.reason))]
     Denied {
         /// What names it for administrators.
@@ -23,16 +26,21 @@ pub enum NotApproved {
         /// What the administrator gave as reason; may be empty.
         reason: String,
     },
-    /// Too many requests wait, of this agent or of all.
+    /// Too many requests of this agent wait.
     #[error(
-        "{0} requests wait for an approval already; an administrator has to decide, or their time to pass"
+        "{0} requests of this agent wait for an approval already; an administrator has to decide about them"
+    )]
+    TooManyOfAgent(usize),
+    /// Too many requests of all agents wait.
+    #[error(
+        "{0} requests of all agents wait for an approval already; an administrator has to decide about them"
     )]
     TooMany(usize),
     /// `getrandom(2)` failed.
     #[error("the kernel has no random number for the id of this request; try again")]
     NoRandom,
     /// The request is too long to be shown to a person.
-    #[error("the request is too long for an approval: at most {0} bytes of scopes and names can be shown")]
+    #[error("the request is too long for an approval: at most {0} bytes can be shown")]
     TooLong(usize),
 }
 
@@ -45,8 +53,7 @@ fn reason_text(reason: &str) -> String {
 pub enum DecisionError {
     /// No request has this id, or no longer.
     #[error(
-        "no request that waits has this id; it may have been decided, changed by the agent, or its time has passed: \
-         hostbadge approve list"
+        "no request has this id: it may have been used, or its time has passed; see \"hostbadge approve list\""
     )]
     Unknown,
     /// What was examined is not what waits.
@@ -58,13 +65,18 @@ pub enum DecisionError {
     /// The administrator is the process, or of the user, that asks.
     #[error("an agent cannot approve its own request: this process is of the same {0} as the agent")]
     OwnRequest(&'static str),
+    /// The administrator is an agent.
+    #[error("an agent cannot approve requests: this process is the agent \"{0}\"")]
+    IsAgent(String),
 }
 
 impl DecisionError {
     /// What the failure means for the administrator.
     pub fn class(&self) -> ErrorClass {
         match self {
-            DecisionError::Unknown | DecisionError::OwnRequest(_) => ErrorClass::BadRequest,
+            DecisionError::Unknown | DecisionError::OwnRequest(_) | DecisionError::IsAgent(_) => {
+                ErrorClass::BadRequest
+            }
             DecisionError::OtherDigest | DecisionError::Decided => ErrorClass::Conflict,
         }
     }

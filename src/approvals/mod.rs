@@ -10,5 +10,5 @@ mod registry;
 mod request;
 
 pub use error::{DecisionError, NotApproved};
-pub use registry::{ApprovalReport, ApprovalState, Approvals, Decision, UsedApproval};
+pub use registry::{ApprovalReport, ApprovalState, Approvals, Decision, Reservation, UsedApproval};
 pub use request::{ApprovalAction, ApprovalRequest};

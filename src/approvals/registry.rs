@@ -1,22 +1,27 @@
 //! The requests that wait, and the decisions about them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use data_encoding::HEXLOWER;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::error::{DecisionError, NotApproved};
 use super::request::ApprovalRequest;
-use crate::agents::{Administrator, ApprovalMode};
+use crate::agents::ApprovalMode;
 use crate::clock::{BootTime, Clock, Timestamp};
 use crate::config::ApprovalsSection;
 use crate::mutex::lock;
+use crate::revocation::RevocationSet;
 
-/// Requests of one agent that wait, or that were decided and not yet forgotten.
-const MAX_OF_AGENT: usize = 8;
-/// Requests of all agents.
-const MAX_REQUESTS: usize = 512;
+/// Requests of one agent that wait.
+const MAX_PENDING_OF_AGENT: usize = 8;
+/// Requests of all agents that wait.
+const MAX_PENDING: usize = 512;
+/// Decided requests of one agent that are remembered; beyond, the oldest is forgotten.
+const MAX_DECIDED_OF_AGENT: usize = 64;
+/// Decided requests of all agents that are remembered.
+const MAX_DECIDED: usize = 1024;
 /// Bytes of one request as JSON, so that a person can read it.
 const MAX_REQUEST_LEN: usize = 8 * 1024;
 /// Random bytes of an id.
@@ -30,8 +35,10 @@ struct Shared {
     settings: ApprovalsSection,
     clock: Clock,
     /// By the digest of the request.
-    requests: Mutex<HashMap<String, Entry>>,
+    requests: Mutex<Requests>,
 }
+
+type Requests = HashMap<String, Entry>;
 
 struct Entry {
     id: String,
@@ -40,15 +47,28 @@ struct Entry {
     pid: i32,
     requested: Timestamp,
     state: State,
+    /// When it came into this state.
+    since: BootTime,
     /// Until then the entry counts.
     ends: BootTime,
 }
 
 #[derive(Clone)]
 enum State {
-    Pending,
-    Approved { by: String },
-    Denied { reason: String },
+    /// It waits; whether it has a record.
+    Pending {
+        is_recorded: bool,
+    },
+    /// A decision about it is being recorded.
+    Deciding,
+    /// `epoch` is that of the revocations at the decision.
+    Approved {
+        by: String,
+        epoch: u64,
+    },
+    Denied {
+        reason: String,
+    },
 }
 
 /// An approval that a request has used.
@@ -56,7 +76,7 @@ enum State {
 pub struct UsedApproval {
     /// The id of the request that was approved.
     pub id: String,
-    /// Who approved it: `uid N, pid N`.
+    /// Who approved it.
     pub approved_by: String,
 }
 
@@ -64,9 +84,17 @@ pub struct UsedApproval {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The request is permitted.
-    Approve,
-    /// It is refused, for this reason, which the agent reads; may be empty.
-    Deny(String),
+    Approve {
+        /// The administrator.
+        by: String,
+        /// The epoch of the revocations: a later one ends the approval.
+        epoch: u64,
+    },
+    /// It is refused, or its approval taken back.
+    Deny {
+        /// Why, for the agent; may be empty.
+        reason: String,
+    },
 }
 
 /// Where a request stands.
@@ -99,6 +127,17 @@ pub struct ApprovalReport {
     pub seconds_left: u64,
 }
 
+/// A request that is being decided. Without [`Reservation::commit`] it stands where it stood.
+#[must_use]
+pub struct Reservation {
+    approvals: Approvals,
+    digest: String,
+    request: ApprovalRequest,
+    /// The state before, and its end; `None` after the commit.
+    before: Option<(State, BootTime)>,
+    decision: Decision,
+}
+
 impl Approvals {
     /// No requests.
     pub fn new(settings: ApprovalsSection, clock: Clock) -> Approvals {
@@ -106,22 +145,29 @@ impl Approvals {
     }
 
     /// Takes the approval of a request, or has the request wait for one. An approval of [`ApprovalMode::Each`] is used
-    /// up by this. An edited request takes the place of the earlier one of the same invocation, which is void then.
+    /// up by this.
     ///
     /// # Errors
     /// The request is not approved.
-    pub fn take(&self, request: ApprovalRequest, pid: i32) -> Result<UsedApproval, NotApproved> {
+    pub fn take(
+        &self,
+        request: ApprovalRequest,
+        pid: i32,
+        revocations: &RevocationSet,
+    ) -> Result<UsedApproval, NotApproved> {
         let measured = request.length_and_digest().ok().filter(|(length, _)| *length <= MAX_REQUEST_LEN);
         let (_, digest) = measured.ok_or(NotApproved::TooLong(MAX_REQUEST_LEN))?;
         let mut requests = self.current();
+        requests.retain(|known, entry| *known != digest || !entry.is_revoked(revocations));
         let Some(entry) = requests.get(&digest) else {
             return Err(self.add(&mut requests, digest, request, pid));
         };
         let id = entry.id.clone();
         match entry.state.clone() {
-            State::Pending => Err(NotApproved::Pending { id, is_new: false }),
+            State::Pending { is_recorded } => Err(NotApproved::Pending { id, digest, is_recorded }),
+            State::Deciding => Err(NotApproved::Pending { id, digest, is_recorded: true }),
             State::Denied { reason } => Err(NotApproved::Denied { id, reason }),
-            State::Approved { by } => {
+            State::Approved { by, .. } => {
                 if entry.request.approval == ApprovalMode::Each {
                     requests.remove(&digest);
                 }
@@ -130,35 +176,45 @@ impl Approvals {
         }
     }
 
-    /// Decides a request that waits. `examined` is the digest of what the administrator was shown.
+    /// Takes note that the request with this id has a record.
+    pub fn set_recorded(&self, id: &str) {
+        let mut requests = lock(&self.0.requests);
+        if let Some(entry) = requests.values_mut().find(|entry| entry.id == id)
+            && let State::Pending { is_recorded } = &mut entry.state
+        {
+            *is_recorded = true;
+        }
+    }
+
+    /// Begins the decision of a request: of one that waits, and also the refusal of one that was approved. `examined`
+    /// is the digest of what the administrator was shown. The caller records it before it commits.
     ///
     /// # Errors
     /// The decision is not accepted, and changes nothing.
-    pub fn decide(
+    pub fn reserve(
         &self,
         id: &str,
         examined: &str,
         decision: Decision,
-        by: &Administrator,
-    ) -> Result<ApprovalReport, DecisionError> {
+    ) -> Result<Reservation, DecisionError> {
         let mut requests = self.current();
-        let now = self.0.clock.boot_time();
         let found = requests.iter_mut().find(|(_, entry)| entry.id == id);
         let (digest, entry) = found.ok_or(DecisionError::Unknown)?;
         if digest != examined {
             return Err(DecisionError::OtherDigest);
         }
-        if !matches!(entry.state, State::Pending) {
-            return Err(DecisionError::Decided);
+        match (&entry.state, &decision) {
+            (State::Pending { .. }, _) | (State::Approved { .. }, Decision::Deny { .. }) => {}
+            _ => return Err(DecisionError::Decided),
         }
-        let settings = &self.0.settings;
-        let (state, lasts) = match (decision, entry.request.approval) {
-            (Decision::Deny(reason), _) => (State::Denied { reason }, settings.wait),
-            (Decision::Approve, ApprovalMode::Each) => (approved(by), settings.use_within),
-            (Decision::Approve, ApprovalMode::Task) => (approved(by), settings.task),
-        };
-        (entry.state, entry.ends) = (state, now.after(lasts));
-        Ok(report(digest, entry, now))
+        let state = std::mem::replace(&mut entry.state, State::Deciding);
+        let (digest, request, ends) = (digest.clone(), entry.request.clone(), entry.ends);
+        Ok(Reservation { approvals: self.clone(), digest, request, before: Some((state, ends)), decision })
+    }
+
+    /// The request with this id.
+    pub fn report(&self, id: &str) -> Option<ApprovalReport> {
+        self.reports().into_iter().find(|report| report.id == id)
     }
 
     /// All requests, the oldest first.
@@ -166,18 +222,24 @@ impl Approvals {
         let requests = self.current();
         let now = self.0.clock.boot_time();
         let mut reports: Vec<ApprovalReport> =
-            requests.iter().map(|(digest, entry)| report(digest, entry, now)).collect();
+            requests.iter().map(|(digest, entry)| entry.report(digest, now)).collect();
         reports.sort_by(|a, b| (a.requested, &a.id).cmp(&(b.requested, &b.id)));
         reports
     }
 
     /// How many requests wait.
     pub fn pending_count(&self) -> usize {
-        self.current().values().filter(|entry| matches!(entry.state, State::Pending)).count()
+        self.current().values().filter(|entry| entry.is_pending()).count()
+    }
+
+    /// Forgets approvals of what these revocations revoke. Called before a revocation is lifted, so that none counts
+    /// again.
+    pub fn forget_revoked(&self, revocations: &RevocationSet) {
+        self.current().retain(|_, entry| !entry.is_revoked(revocations));
     }
 
     /// The requests whose time has not passed.
-    fn current(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
+    fn current(&self) -> MutexGuard<'_, Requests> {
         let mut requests = lock(&self.0.requests);
         let now = self.0.clock.boot_time();
         requests.retain(|_, entry| now < entry.ends);
@@ -186,199 +248,123 @@ impl Approvals {
 
     fn add(
         &self,
-        requests: &mut HashMap<String, Entry>,
+        requests: &mut Requests,
         digest: String,
         request: ApprovalRequest,
         pid: i32,
     ) -> NotApproved {
-        // What was decided stays, so that an edit is no way around a refusal that is remembered.
-        requests.retain(|_, entry| {
-            !(matches!(entry.state, State::Pending) && request.is_edited_form_of(&entry.request))
-        });
-        if requests.len() >= MAX_REQUESTS {
-            return NotApproved::TooMany(MAX_REQUESTS);
+        for entry in requests.values() {
+            if let State::Denied { reason } = &entry.state
+                && entry.request.refusal_covers(&request)
+            {
+                return NotApproved::Denied { id: entry.id.clone(), reason: reason.clone() };
+            }
         }
-        if requests.values().filter(|entry| entry.request.agent == request.agent).count() >= MAX_OF_AGENT {
-            return NotApproved::TooMany(MAX_OF_AGENT);
+        let pending = requests.values().filter(|entry| entry.is_pending());
+        let (of_agent, of_all) = pending.fold((0, 0), |(of_agent, of_all), entry| {
+            (of_agent + usize::from(entry.request.agent == request.agent), of_all + 1)
+        });
+        if of_agent >= MAX_PENDING_OF_AGENT {
+            return NotApproved::TooManyOfAgent(MAX_PENDING_OF_AGENT);
+        }
+        if of_all >= MAX_PENDING {
+            return NotApproved::TooMany(MAX_PENDING);
         }
         let mut random = [0; ID_LEN];
         if SystemRandom::new().fill(&mut random).is_err() {
             return NotApproved::NoRandom;
         }
-        let id = HEXLOWER.encode(&random);
+        let (id, since) = (HEXLOWER.encode(&random), self.0.clock.boot_time());
         let entry = Entry {
             id: id.clone(),
             request,
             pid,
             requested: self.0.clock.now(),
-            state: State::Pending,
-            ends: self.0.clock.boot_time().after(self.0.settings.wait),
+            state: State::Pending { is_recorded: false },
+            since,
+            ends: since.after(self.0.settings.wait),
         };
-        requests.insert(digest, entry);
-        NotApproved::Pending { id, is_new: true }
+        requests.insert(digest.clone(), entry);
+        NotApproved::Pending { id, digest, is_recorded: false }
     }
 }
 
-fn approved(by: &Administrator) -> State {
-    State::Approved { by: by.id.clone() }
+impl Reservation {
+    /// What is decided.
+    pub fn request(&self) -> &ApprovalRequest {
+        &self.request
+    }
+
+    /// Puts the decision into effect. `None` if the time of the request has passed meanwhile.
+    pub fn commit(mut self) -> Option<ApprovalReport> {
+        self.before = None;
+        let settings = &self.approvals.0.settings;
+        let (state, lasts) = match (self.decision.clone(), self.request.approval) {
+            (Decision::Deny { reason }, _) => (State::Denied { reason }, settings.wait),
+            (Decision::Approve { by, epoch }, ApprovalMode::Each) => {
+                (State::Approved { by, epoch }, settings.use_within)
+            }
+            (Decision::Approve { by, epoch }, ApprovalMode::Task) => {
+                (State::Approved { by, epoch }, settings.task)
+            }
+        };
+        let now = self.approvals.0.clock.boot_time();
+        let mut requests = self.approvals.current();
+        let entry = requests.get_mut(&self.digest)?;
+        (entry.state, entry.since, entry.ends) = (state, now, now.after(lasts));
+        let report = entry.report(&self.digest, now);
+        forget_oldest(&mut requests, MAX_DECIDED_OF_AGENT, |entry| entry.request.agent == self.request.agent);
+        forget_oldest(&mut requests, MAX_DECIDED, |_| true);
+        Some(report)
+    }
 }
 
-fn report(digest: &str, entry: &Entry, now: BootTime) -> ApprovalReport {
-    ApprovalReport {
-        id: entry.id.clone(),
-        digest: digest.to_owned(),
-        request: entry.request.clone(),
-        pid: entry.pid,
-        requested: entry.requested,
-        state: match entry.state {
-            State::Pending => ApprovalState::Pending,
-            State::Approved { .. } => ApprovalState::Approved,
-            State::Denied { .. } => ApprovalState::Denied,
-        },
-        seconds_left: entry.ends.since(now).as_secs(),
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let Some((state, ends)) = self.before.take() else { return };
+        if let Some(entry) = lock(&self.approvals.0.requests).get_mut(&self.digest) {
+            (entry.state, entry.ends) = (state, ends);
+        }
+    }
+}
+
+impl Entry {
+    fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending { .. } | State::Deciding)
+    }
+
+    fn is_revoked(&self, revocations: &RevocationSet) -> bool {
+        matches!(self.state, State::Approved { epoch, .. } if self.request.is_revoked_since(epoch, revocations))
+    }
+
+    fn report(&self, digest: &str, now: BootTime) -> ApprovalReport {
+        ApprovalReport {
+            id: self.id.clone(),
+            digest: digest.to_owned(),
+            request: self.request.clone(),
+            pid: self.pid,
+            requested: self.requested,
+            state: match self.state {
+                State::Pending { .. } | State::Deciding => ApprovalState::Pending,
+                State::Approved { .. } => ApprovalState::Approved,
+                State::Denied { .. } => ApprovalState::Denied,
+            },
+            seconds_left: self.ends.since(now).as_secs(),
+        }
+    }
+}
+
+/// Keeps at most `most` of the decided requests for which `counts` holds.
+fn forget_oldest(requests: &mut Requests, most: usize, counts: impl Fn(&Entry) -> bool) {
+    let decided = requests.iter().filter(|(_, entry)| !entry.is_pending() && counts(entry));
+    let mut decided: Vec<(BootTime, String)> =
+        decided.map(|(digest, entry)| (entry.since, digest.clone())).collect();
+    let Some(excess) = decided.len().checked_sub(most).filter(|excess| *excess > 0) else { return };
+    decided.sort();
+    for (_, digest) in &decided[..excess] {
+        requests.remove(digest);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::super::request::tests::token;
-    use super::*;
-
-    const START: Timestamp = Timestamp::from_secs(1_800_000_000);
-
-    fn approvals() -> (Approvals, Clock) {
-        let clock = Clock::manual(START);
-        (Approvals::new(ApprovalsSection::default(), clock.clone()), clock)
-    }
-
-    fn anna() -> Administrator {
-        Administrator { uid: 0, login_uid: Some(1000), id: "uid 0, pid 7".into() }
-    }
-
-    /// The id and digest of the only request that waits.
-    fn only(approvals: &Approvals) -> (String, String) {
-        let reports = approvals.reports();
-        let waiting: Vec<_> = reports.iter().filter(|one| one.state == ApprovalState::Pending).collect();
-        assert_eq!(waiting.len(), 1, "{reports:?}");
-        (waiting[0].id.clone(), waiting[0].digest.clone())
-    }
-
-    fn approve(approvals: &Approvals) -> String {
-        let (id, digest) = only(approvals);
-        approvals.decide(&id, &digest, Decision::Approve, &anna()).unwrap();
-        id
-    }
-
-    #[track_caller]
-    fn assert_waits(approvals: &Approvals, request: &ApprovalRequest, is_new: bool) {
-        match approvals.take(request.clone(), 1) {
-            Err(NotApproved::Pending { is_new: found, .. }) => assert_eq!(found, is_new),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn an_approval_of_each_permits_one_request_and_no_other() {
-        let (approvals, _) = approvals();
-        let (asked, other) =
-            (token("i", "read", ApprovalMode::Each), token("i", "write", ApprovalMode::Each));
-        assert_waits(&approvals, &asked, true);
-        assert_waits(&approvals, &asked, false);
-        let id = approve(&approvals);
-        assert_waits(&approvals, &other, true);
-        assert_waits(&approvals, &token("j", "read", ApprovalMode::Each), true);
-        let used = approvals.take(asked.clone(), 2).unwrap();
-        assert_eq!(used, UsedApproval { id, approved_by: "uid 0, pid 7".into() });
-        assert_waits(&approvals, &asked, true);
-    }
-
-    #[test]
-    fn an_approval_of_a_task_counts_until_its_time_has_passed() {
-        let (approvals, clock) = approvals();
-        let asked = token("i", "read", ApprovalMode::Task);
-        assert_waits(&approvals, &asked, true);
-        approve(&approvals);
-        for _ in 0..3 {
-            approvals.take(asked.clone(), 1).unwrap();
-        }
-        clock.advance(ApprovalsSection::default().task - Duration::from_secs(1));
-        approvals.take(asked.clone(), 1).unwrap();
-        clock.advance(Duration::from_secs(1));
-        assert_waits(&approvals, &asked, true);
-    }
-
-    #[test]
-    fn an_edited_request_makes_the_earlier_one_void() {
-        let (approvals, _) = approvals();
-        let (first, edited) =
-            (token("i", "read", ApprovalMode::Each), token("i", "read write", ApprovalMode::Each));
-        assert_waits(&approvals, &first, true);
-        let (id, digest) = only(&approvals);
-        assert_waits(&approvals, &edited, true);
-        let decided = approvals.decide(&id, &digest, Decision::Approve, &anna());
-        assert_eq!(decided, Err(DecisionError::Unknown));
-        assert_ne!(only(&approvals).0, id);
-        assert_waits(&approvals, &first, true);
-    }
-
-    #[test]
-    fn only_what_was_examined_is_decided_and_once() {
-        let (approvals, _) = approvals();
-        assert_waits(&approvals, &token("i", "read", ApprovalMode::Each), true);
-        let (id, digest) = only(&approvals);
-        let decide = |id: &str, digest: &str| approvals.decide(id, digest, Decision::Approve, &anna());
-        assert_eq!(decide("0000000000", &digest), Err(DecisionError::Unknown));
-        assert_eq!(decide(&id, &"0".repeat(64)), Err(DecisionError::OtherDigest));
-        decide(&id, &digest).unwrap();
-        assert_eq!(decide(&id, &digest), Err(DecisionError::Decided));
-    }
-
-    #[test]
-    fn a_refusal_is_remembered_with_its_reason_and_then_forgotten() {
-        let (approvals, clock) = approvals();
-        let asked = token("i", "read", ApprovalMode::Each);
-        assert_waits(&approvals, &asked, true);
-        let (id, digest) = only(&approvals);
-        approvals.decide(&id, &digest, Decision::Deny("not today".into()), &anna()).unwrap();
-        let denied = NotApproved::Denied { id, reason: "not today".into() };
-        assert_eq!(approvals.take(asked.clone(), 1), Err(denied));
-        clock.advance(ApprovalsSection::default().wait);
-        assert_waits(&approvals, &asked, true);
-    }
-
-    #[test]
-    fn nothing_waits_for_ever_and_an_approval_is_to_be_used_soon() {
-        let (approvals, clock) = approvals();
-        let asked = token("i", "read", ApprovalMode::Each);
-        assert_waits(&approvals, &asked, true);
-        clock.advance(ApprovalsSection::default().wait);
-        assert_eq!((approvals.pending_count(), approvals.reports().len()), (0, 0));
-        assert_waits(&approvals, &asked, true);
-        approve(&approvals);
-        clock.advance(ApprovalsSection::default().use_within);
-        assert_waits(&approvals, &asked, true);
-    }
-
-    #[test]
-    fn the_number_and_length_of_requests_is_bounded() {
-        let (approvals, _) = approvals();
-        for invocation in 0..MAX_OF_AGENT {
-            assert_waits(&approvals, &token(&invocation.to_string(), "read", ApprovalMode::Each), true);
-        }
-        let more = token("more", "read", ApprovalMode::Each);
-        assert_eq!(approvals.take(more.clone(), 1), Err(NotApproved::TooMany(MAX_OF_AGENT)));
-        for agent in 1..MAX_REQUESTS / MAX_OF_AGENT {
-            for invocation in 0..MAX_OF_AGENT {
-                let asked = token(&invocation.to_string(), "read", ApprovalMode::Each);
-                let asked = ApprovalRequest { agent: format!("agent-{agent}"), ..asked };
-                assert_waits(&approvals, &asked, true);
-            }
-        }
-        let another = ApprovalRequest { agent: "another".into(), ..more };
-        assert_eq!(approvals.take(another, 1), Err(NotApproved::TooMany(MAX_REQUESTS)));
-        let long = token("i", &"s".repeat(MAX_REQUEST_LEN), ApprovalMode::Each);
-        assert_eq!(approvals.take(long, 1), Err(NotApproved::TooLong(MAX_REQUEST_LEN)));
-    }
-}
+mod tests;

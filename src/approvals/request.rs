@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::agents::{ApprovalMode, Assurance, AuthenticatedAgent, TokenTyp};
 use crate::digest::sha256;
 use crate::peer::Sha256Digest;
+use crate::revocation::{RevocationSet, Target, TargetKind};
 
 /// Version of the members that the digest covers.
 const FORMAT: u32 = 1;
@@ -32,9 +33,18 @@ pub struct ApprovalRequest {
     /// The systemd unit of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// The unit in its user's own service manager.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_unit: Option<String>,
+    /// The id of the login session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The id of the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The invocation that the process is part of.
     pub invocation: String,
-    /// Path of the executable as the kernel reports it.
+    /// Path of the executable as the kernel reports it, in the mount namespace of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
     /// SHA-256 of the executable, in hexadecimal digits.
@@ -87,6 +97,9 @@ impl ApprovalRequest {
             approval,
             uid: peer.uid,
             unit: peer.unit.clone(),
+            user_unit: peer.user_unit.as_ref().map(|unit| unit.name.clone()),
+            session: peer.session.as_ref().map(|session| session.id.clone()),
+            container: peer.container.as_ref().map(|container| container.id.clone()),
             invocation: peer.invocation.as_deref()?.to_owned(),
             exe: peer.exe().map(|path| path.to_string_lossy().into_owned()),
             exe_sha256: exe_sha256.to_string(),
@@ -103,19 +116,36 @@ impl ApprovalRequest {
         Ok((text.len(), HEXLOWER.encode(&sha256(text.as_bytes()))))
     }
 
-    /// Whether both are requests of one invocation of an agent for the same audience or credential. The later one is
-    /// then an edited form of the earlier one.
-    pub(super) fn is_edited_form_of(&self, earlier: &ApprovalRequest) -> bool {
-        let is_same_target = match (&self.request, &earlier.request) {
-            (ApprovalAction::Token { audience, .. }, ApprovalAction::Token { audience: other, .. }) => {
-                audience == other
+    /// Whether a refusal of `self` covers `other`: a request of the same agent for the same credential, or for a token
+    /// for the same audience with at least these scopes, whatever else is different.
+    pub(super) fn refusal_covers(&self, other: &ApprovalRequest) -> bool {
+        let covers = match (&self.request, &other.request) {
+            (
+                ApprovalAction::Token { audience, scope, .. },
+                ApprovalAction::Token { audience: of, scope: asked, .. },
+            ) => {
+                let asked: Vec<&str> = asked.split(' ').collect();
+                audience == of && scope.split_terminator(' ').all(|scope| asked.contains(&scope))
             }
-            (ApprovalAction::Credential { name, .. }, ApprovalAction::Credential { name: other, .. }) => {
-                name == other
+            (ApprovalAction::Credential { name, .. }, ApprovalAction::Credential { name: of, .. }) => {
+                name == of
             }
             _ => false,
         };
-        is_same_target && self.agent == earlier.agent && self.invocation == earlier.invocation
+        covers && self.agent == other.agent
+    }
+
+    /// Whether a revocation after this epoch concerns the agent, its owner or tenant, or the invocation.
+    pub(super) fn is_revoked_since(&self, epoch: u64, revocations: &RevocationSet) -> bool {
+        let is_later = |kind, value: &str| {
+            revocations.get(&Target::new(kind, value)).is_some_and(|revocation| revocation.epoch > epoch)
+        };
+        let is_later_of = |kind, value: Option<&String>| value.is_some_and(|value| is_later(kind, value));
+        is_later(TargetKind::Everything, "")
+            || is_later_of(TargetKind::Tenant, self.tenant.as_ref())
+            || is_later_of(TargetKind::Owner, self.owner.as_ref())
+            || is_later(TargetKind::Agent, &self.agent)
+            || is_later(TargetKind::Invocation, &self.invocation)
     }
 }
 
@@ -133,6 +163,9 @@ pub(super) mod tests {
             approval,
             uid: 1000,
             unit: Some("a.service".into()),
+            user_unit: None,
+            session: None,
+            container: None,
             invocation: invocation.into(),
             exe: Some("/usr/bin/a".into()),
             exe_sha256: "00".repeat(32),
@@ -172,11 +205,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_edited_request_is_one_of_the_same_invocation_for_the_same_audience() {
-        let one = token("i", "read", ApprovalMode::Each);
-        assert!(token("i", "write", ApprovalMode::Each).is_edited_form_of(&one));
-        assert!(!token("j", "write", ApprovalMode::Each).is_edited_form_of(&one));
+    fn a_refusal_covers_the_same_and_more_for_the_same_audience() {
+        let refused = token("i", "read write", ApprovalMode::Each);
+        let covers = |scope: &str| refused.refusal_covers(&token("j", scope, ApprovalMode::Each));
+        assert!(covers("read write") && covers("admin read write"));
+        assert!(!covers("read") && !covers(""));
+        assert!(token("i", "", ApprovalMode::Each).refusal_covers(&refused), "of a request without scopes");
         let credential = ApprovalAction::Credential { name: "https://api".into(), version: None };
-        assert!(!ApprovalRequest { request: credential, ..one.clone() }.is_edited_form_of(&one));
+        assert!(!refused.refusal_covers(&ApprovalRequest { request: credential, ..refused.clone() }));
+        assert!(!refused.refusal_covers(&ApprovalRequest { agent: "b".into(), ..refused.clone() }));
     }
 }

@@ -143,7 +143,8 @@ impl Activity {
         let mut state = lock(&self.0.state);
         let Some(agent) = state.agent(name) else { return };
         agent.last_seen = agent.last_seen.max(noted.time);
-        agent.refused += u64::from(noted.event == Event::RequestRefused);
+        let is_refused = matches!(noted.event, Event::ApprovalRequested | Event::RequestRefused);
+        agent.refused += u64::from(is_refused);
         agent.granted += u64::from(noted.subject.is_some());
         let Some(subject) = noted.subject.filter(|_| is_issue(noted.event)) else { return };
         self.note_audiences(agent, noted.audience.unwrap_or_default());

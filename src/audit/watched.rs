@@ -70,7 +70,9 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
         }
         Event::CertificateIssued | Event::WitSvidIssued => Act::Identity,
         Event::CredentialReleased => Act::Credential(noted.credential.unwrap_or_default()),
-        Event::RequestRefused => Act::Refused { credential: noted.credential, count: noted.own_refusals },
+        Event::ApprovalRequested | Event::RequestRefused => {
+            Act::Refused { credential: noted.credential, count: noted.own_refusals }
+        }
         _ => Act::Other,
     }
 }

@@ -176,7 +176,8 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
             CredentialUse::Inject => "through the egress proxy",
             CredentialUse::Release => "gets the value",
         };
-        let limits = format_limits(credential.expires, credential.hours.as_ref());
+        let limits = format_approval(credential.approval.as_ref())
+            + &format_limits(credential.expires, credential.hours.as_ref());
         let from = format_role(credential.role.as_ref());
         table.add("credential", format!("{}, {usage}{limits}{from}", credential.name));
     }

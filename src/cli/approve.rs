@@ -11,6 +11,7 @@ use super::error::CliError;
 use super::output::print_line;
 use super::prompt::{confirm, is_interactive};
 use super::table::{KeyValueTable, print_columns};
+use crate::config::escape_unprintable;
 use crate::wire::approvals::{Approval, ApprovalDecision, ApprovalState, ApprovalsResponse, DecideRequest};
 
 const PATH: &str = "/v1/approvals";
@@ -26,7 +27,7 @@ pub(super) enum ApproveSubcommand {
     },
     /// Show a request, and approve it
     Yes(YesArgs),
-    /// Refuse a request; equal ones are refused until its time has passed
+    /// Refuse a request, or take its approval back; requests of the agent for as much are refused until its time has passed
     No(NoArgs),
 }
 
@@ -131,7 +132,8 @@ async fn decide(common: &CommonArgs, request: &DecideRequest, done: &str) -> Res
     let Approval { id, seconds_left, request, .. } = reply.body;
     let agent = text(&request, "/agent");
     let what = requested(&request);
-    print_line(format_args!("{done} {id}: {agent}, {what}; this counts for {seconds_left} s"))?;
+    let line = format!("{done} {id}: {agent}, {what}; this counts for {seconds_left} s");
+    print_line(escape_unprintable(&line))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -162,10 +164,28 @@ fn add_members(table: &mut KeyValueTable, object: &Value) {
     for (key, value) in object.as_object().into_iter().flatten() {
         match value {
             Value::Object(_) => add_members(table, value),
-            Value::String(text) => table.add(key, text),
+            Value::String(text) => table.add(key, unmistakable(text)),
             other => table.add(key, other.to_string()),
         }
     }
+}
+
+/// A text of the agent in quotes, in which nothing imitates another row or letter: what is not ASCII is escaped, and so
+/// is each space but a single one.
+fn unmistakable(text: &str) -> String {
+    let mut shown = String::from("\"");
+    let mut was_space = false;
+    for character in text.chars() {
+        match character {
+            ' ' if was_space => shown.push_str("\\u{20}"),
+            '"' | '\\' => shown.extend(['\\', character]),
+            _ if character.is_ascii_graphic() || character == ' ' => shown.push(character),
+            _ => shown.extend(character.escape_unicode()),
+        }
+        was_space = character == ' ';
+    }
+    shown.push('"');
+    shown
 }
 
 /// What is requested, in one line.
@@ -189,5 +209,23 @@ fn state(state: ApprovalState) -> &'static str {
         ApprovalState::Pending => "waits",
         ApprovalState::Approved => "approved",
         ApprovalState::Denied => "refused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_agents_imitate_nothing() {
+        for (text, shown) in [
+            ("/usr/bin/a b", r#""/usr/bin/a b""#),
+            ("/x      digest  00", r#""/x \u{20}\u{20}\u{20}\u{20}\u{20}digest \u{20}00""#),
+            ("/usr/b\u{456}n", r#""/usr/b\u{456}n""#),
+            ("a\nb\u{1b}[2K", r#""a\u{a}b\u{1b}[2K""#),
+            (r#"a"\u{20}"#, r#""a\"\\u{20}""#),
+        ] {
+            assert_eq!(unmistakable(text), shown);
+        }
     }
 }

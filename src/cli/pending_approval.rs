@@ -19,7 +19,7 @@ pub(super) fn parse_wait(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Sends a request, again while it waits for an approval and `wait` has not passed.
+/// Sends a request, again while it waits for an approval, or the daemon cannot answer now, and `wait` has not passed.
 ///
 /// # Errors
 /// That of the last request.
@@ -34,21 +34,48 @@ pub(super) async fn until_approved<T>(
             Ok(reply) => return Ok(reply),
             Err(error) => error,
         };
-        let waits =
-            matches!(&error, CliError::Refused(response) if response.error == "authorization_pending");
         let has_time = wait.is_some_and(|wait| started.elapsed() + INTERVAL <= wait);
-        if !waits || !has_time {
+        if !has_time || !is_repeatable(&error) {
             return Err(error);
         }
-        // An edited or expired request has another id.
-        let id = match &error {
-            CliError::Refused(response) => response.approval.clone(),
-            _ => None,
-        };
-        if id != noted {
-            note(format_args!("hostbadge: {error}"));
-            noted = id;
+        // The same text is printed once; a request that waited too long has another id.
+        let text = error.to_string();
+        if noted.as_ref() != Some(&text) {
+            note(format_args!("hostbadge: {text}"));
+            noted = Some(text);
         }
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// A client goes on after `slow_down` too (RFC 8628 section 3.5).
+fn is_repeatable(error: &CliError) -> bool {
+    match error {
+        CliError::Refused(response) => {
+            matches!(response.error.as_str(), "authorization_pending" | "slow_down")
+        }
+        CliError::Unavailable(_) | CliError::NoDaemon(_) => true,
+        CliError::Local(_) | CliError::File(_) | CliError::Output(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::error::ErrorResponse;
+
+    #[test]
+    fn what_may_still_be_approved_is_repeated() {
+        let refused = |error: &str| CliError::Refused(Box::new(ErrorResponse::new(error, "why")));
+        assert!(is_repeatable(&refused("authorization_pending")) && is_repeatable(&refused("slow_down")));
+        assert!(is_repeatable(&CliError::unavailable("now")));
+        assert!(!is_repeatable(&refused("access_denied")) && !is_repeatable(&refused("invalid_target")));
+    }
+
+    #[test]
+    fn a_wait_is_a_duration_of_at_most_a_day() {
+        assert_eq!(parse_wait("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(parse_wait("90"), Ok(Duration::from_secs(90)));
+        assert!(parse_wait("2d").is_err() && parse_wait("soon").is_err());
     }
 }

@@ -186,6 +186,16 @@ impl CredentialStore {
         open.is_canary(&open.holder_for(tenant, agent, name), name)
     }
 
+    /// Whether there is what an agent of a tenant would get: the credential of this name, in this version or the latest.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`], [`Error::UnknownCredential`], [`Error::UnknownVersion`], [`Error::Expired`].
+    pub fn find(&self, tenant: &str, agent: &str, name: &str, version: Option<u64>) -> Result<(), Error> {
+        let open = self.opened()?;
+        let holder = open.holder_for(tenant, agent, name);
+        open.find(&holder, name, version, self.0.clock.now()).map(drop)
+    }
+
     /// Decrypts the value that was permitted.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::posture::{Posture, PostureAtDecision, PostureMode};
 use crate::revocation::RevocationSet;
 
 use super::cedar::{Act, Allowed, PolicySnapshot};
-use super::refusal::{ErrorCode, PendingApproval, Refusal, Stage};
+use super::refusal::{ErrorCode, Refusal, RequestedApproval, Stage};
 
 /// How a refusal of [`Circumstances::check_limits`] names a grant.
 pub(super) const GRANT: &str = "the grant for this audience";
@@ -90,29 +90,8 @@ impl Circumstances {
                                    the process, and one of them is not known";
                 Refusal::new(ErrorCode::TemporarilyUnavailable, description)
             })?;
-        let taken = self.approvals.take(request, agent.peer().pid);
-        taken.map(|used| Some(Box::new(used))).map_err(|not_approved| {
-            let description = not_approved.to_string();
-            match not_approved {
-                NotApproved::Pending { id, is_new } => {
-                    let mut refusal = Refusal::new(ErrorCode::AuthorizationPending, description)
-                        .waiting_for(PendingApproval { id: id.into(), is_new });
-                    refusal.retry_after = Some(APPROVAL_RETRY);
-                    refusal.at(Stage::Context).imposed()
-                }
-                NotApproved::Denied { .. } => {
-                    Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context).imposed()
-                }
-                NotApproved::TooLong(_) => {
-                    Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context)
-                }
-                NotApproved::TooMany(_) | NotApproved::NoRandom => {
-                    let mut refusal = Refusal::new(ErrorCode::SlowDown, description);
-                    refusal.retry_after = Some(APPROVAL_RETRY);
-                    refusal
-                }
-            }
-        })
+        let taken = self.approvals.take(request, agent.peer().pid, &self.revocations);
+        taken.map(|used| Some(Box::new(used))).map_err(not_approved)
     }
 
     /// A refusal that is recorded with the policies in force, and with the posture where it is evaluated.
@@ -144,6 +123,31 @@ impl Circumstances {
             Refusal::new(ErrorCode::AccessDenied, format!("{what} does not count now: {not_now}"))
                 .at(Stage::Context)
         })
+    }
+}
+
+/// The refusal of a request that has no approval. That it waits is not the agent's doing; that it asks again for what
+/// an administrator refused is.
+fn not_approved(reason: NotApproved) -> Refusal {
+    let description = reason.to_string();
+    match reason {
+        NotApproved::Pending { id, is_recorded, .. } => {
+            let mut refusal = Refusal::new(ErrorCode::AuthorizationPending, description)
+                .with_approval(RequestedApproval { id: id.into(), is_recorded });
+            refusal.retry_after = Some(APPROVAL_RETRY);
+            refusal.at(Stage::Context).imposed()
+        }
+        NotApproved::Denied { id, .. } => {
+            let approval = RequestedApproval { id: id.into(), is_recorded: true };
+            Refusal::new(ErrorCode::AccessDenied, description).with_approval(approval).at(Stage::Context)
+        }
+        NotApproved::TooLong(_) => Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context),
+        NotApproved::TooManyOfAgent(_) | NotApproved::TooMany(_) | NotApproved::NoRandom => {
+            let is_own = matches!(reason, NotApproved::TooManyOfAgent(_));
+            let mut refusal = Refusal::new(ErrorCode::SlowDown, description);
+            refusal.retry_after = Some(APPROVAL_RETRY);
+            if is_own { refusal } else { refusal.imposed() }
+        }
     }
 }
 

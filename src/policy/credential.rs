@@ -8,7 +8,7 @@ use crate::posture::Posture;
 use super::cedar::{Act, Allowed, PolicySetId};
 use super::circumstances::{CREDENTIAL, Circumstances};
 use super::decision::check_posture;
-use super::refusal::{ErrorCode, Refusal, Stage};
+use super::refusal::{ErrorCode, Refusal};
 
 /// A request for the value of a credential: well-formed, but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,11 +98,6 @@ pub fn decide_credential(
     let is_approved = granted.approval.is_some();
     let act = Act::Credential { name: &request.name, usage: "release", approved: is_approved, request: None };
     let allowed = circumstances.allow(&agent, posture, act).map_err(named)?;
-    if is_approved && agent.peer().is_future {
-        let description = "this credential needs an approval for each release or task, and a service manager cannot \
-                           wait for one; have the program ask with \"hostbadge credential get\"";
-        return Err(refuse(ErrorCode::AccessDenied, description.to_owned()).at(Stage::Context));
-    }
     let action = || ApprovalAction::Credential { name: request.name.clone(), version: request.version };
     let used_approval = circumstances.take_approval(&agent, granted.approval, action).map_err(named)?;
     Ok(CredentialPermit {

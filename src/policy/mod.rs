@@ -35,5 +35,5 @@ pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid
 pub use mark_quota::{MarkQuota, Marks, TooManyMarks};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
-pub use refusal::{ErrorCode, PendingApproval, Refusal, RefusalDetails, Stage, StageResult, Verdicts};
+pub use refusal::{ErrorCode, Refusal, RefusalDetails, RequestedApproval, Stage, StageResult, Verdicts};
 pub use tenant_quota::{TenantQuota, TenantQuotas, TooManyTokens};

@@ -103,8 +103,8 @@ pub struct Refusal {
 pub struct RefusalDetails {
     /// The requested credential, by name.
     pub credential: Option<Box<str>>,
-    /// The approval that the request waits for.
-    pub approval: Option<PendingApproval>,
+    /// The approval that the request needs.
+    pub approval: Option<RequestedApproval>,
     /// The policies in force, if the request was decided.
     pub policy: Option<PolicySetId>,
     /// The host's posture, if the request was decided while it was evaluated.
@@ -113,13 +113,13 @@ pub struct RefusalDetails {
     pub stage: Option<Stage>,
 }
 
-/// The approval that a request waits for.
+/// The approval that a request waits for, or that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PendingApproval {
+pub struct RequestedApproval {
     /// What names it for administrators.
     pub id: Box<str>,
-    /// Whether it waits since this request.
-    pub is_new: bool,
+    /// Whether a record says that it waits, or that it was refused.
+    pub is_recorded: bool,
 }
 
 /// A question of a decision. They are asked in this order, and the first no refuses the request.
@@ -217,8 +217,8 @@ impl Refusal {
         self
     }
 
-    /// Adds the approval that the request waits for.
-    pub fn waiting_for(mut self, approval: PendingApproval) -> Refusal {
+    /// Adds the approval that the request needs.
+    pub fn with_approval(mut self, approval: RequestedApproval) -> Refusal {
         self.details.get_or_insert_default().approval = Some(approval);
         self
     }
@@ -292,8 +292,8 @@ impl Refusal {
         self.details.as_ref()?.credential.as_deref()
     }
 
-    /// Returns the approval that the request waits for.
-    pub fn pending_approval(&self) -> Option<&PendingApproval> {
+    /// Returns the approval that the request waits for, or that was refused.
+    pub fn requested_approval(&self) -> Option<&RequestedApproval> {
         self.details.as_ref()?.approval.as_ref()
     }
 

@@ -57,6 +57,12 @@ impl RevocationSet {
         set
     }
 
+    /// A set of these revocations.
+    #[cfg(test)]
+    pub(crate) fn of_test(revocations: impl IntoIterator<Item = Revocation>) -> RevocationSet {
+        RevocationSet::new(0, revocations)
+    }
+
     /// Whether the revocations are known. Nothing is issued while they are not.
     pub fn is_loaded(&self) -> bool {
         self.is_loaded

@@ -91,6 +91,7 @@ impl IdentityService {
         })?;
         let resumed = async {
             self.audit.ensure_writable()?;
+            self.forget_revoked_approvals();
             // A person may revoke the agent meanwhile, which stays.
             self.deps.revocations.lift_epoch(&target, revocation.epoch).await?;
             self.deps.anomalies.resume(&agent);

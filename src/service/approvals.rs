@@ -3,10 +3,10 @@
 use super::admin::Admin;
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
-use super::rejection::{Recording, Rejection};
+use super::rejection::Rejection;
 use super::reload::administrator;
-use crate::agents::{ApprovalMode, AuthenticatedAgent};
-use crate::approvals::{ApprovalReport, ApprovalState, Decision, DecisionError};
+use crate::agents::{Administrator, AuthenticatedAgent};
+use crate::approvals::{ApprovalReport, ApprovalRequest, ApprovalState, Decision, DecisionError};
 use crate::audit::Event;
 use crate::policy::{ErrorCode, Refusal};
 use crate::wire::approvals::{self, Approval, ApprovalDecision, ApprovalsResponse, DecideRequest};
@@ -22,7 +22,7 @@ impl IdentityService {
         }
     }
 
-    /// Approves a request of an agent, or refuses it.
+    /// Approves a request of an agent, or refuses it. The decision is in effect after it was recorded.
     ///
     /// # Errors
     /// [`AdminError::InvalidRequest`], [`AdminError::Decision`], [`AdminError::AuditUnavailable`].
@@ -37,33 +37,43 @@ impl IdentityService {
             let text = format!("reason must be one line of at most {MAX_REASON} bytes");
             return Err(InvalidRequest::new(text).into());
         }
+        let by = name_with_login(&administrator(admin).await);
         let (event, verb, decision) = match decision {
-            ApprovalDecision::Approve => (Event::ApprovalGiven, "approved", Decision::Approve),
-            ApprovalDecision::Deny => (Event::ApprovalDenied, "refused", Decision::Deny(reason.clone())),
+            ApprovalDecision::Approve => {
+                let waiting = self.deps.approvals.report(&id).ok_or(DecisionError::Unknown)?;
+                self.ensure_other_person(admin, &waiting.request).await?;
+                let epoch = self.deps.revocations.current().epoch();
+                (Event::ApprovalGiven, "approved", Decision::Approve { by: by.clone(), epoch })
+            }
+            ApprovalDecision::Deny => {
+                (Event::ApprovalDenied, "refused", Decision::Deny { reason: reason.clone() })
+            }
         };
-        let waiting = self.deps.approvals.reports().into_iter().find(|report| report.id == id);
-        self.ensure_other_person(admin, &waiting.ok_or(DecisionError::Unknown)?)?;
-        self.audit.ensure_writable()?;
-        let by = administrator(admin).await;
-        let report = self.deps.approvals.decide(&id, &digest, decision, &by)?;
+        let reserved = self.deps.approvals.reserve(&id, &digest, decision)?;
         let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-        let done = format!(
-            "{} {verb} the request {id} (approval = \"{}\", digest {digest}){because}",
-            by.id,
-            report.request.approval.as_str(),
-        );
-        let (agent, tenant) = (&report.request.agent, report.request.tenant.as_deref());
-        self.audit.record_agent_event(event, agent, tenant, &done).await?;
-        Ok(report.into())
+        let request = reserved.request();
+        let shown = serde_json::to_string(request).unwrap_or_default();
+        let done = format!("{by} {verb} the request {id}{because}; {shown} has the digest {digest}");
+        self.audit.record_agent_event(event, &request.agent, request.tenant.as_deref(), &done).await?;
+        Ok(reserved.commit().ok_or(DecisionError::Unknown)?.into())
+    }
+
+    /// Forgets the approvals of what is revoked now. Called before a revocation is lifted.
+    pub(super) fn forget_revoked_approvals(&self) {
+        self.deps.approvals.forget_revoked(&self.deps.revocations.current());
+    }
+
+    /// Checks what would make an approval of a token useless, and has the executable read, which it names.
+    pub(super) async fn prepare_approval(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
+        let of_agent = |rejection: Rejection| rejection.with_peer(agent.peer()).with_agent(agent);
+        self.require_clock().map_err(|refusal| of_agent(refusal.into()))?;
+        self.issuer_state().map_err(of_agent)?;
+        self.read_exe_for_approval(agent).await
     }
 
     /// Has the executable of the process read, which an approval names.
-    pub(super) async fn read_exe_for_approval(
-        &self,
-        agent: &AuthenticatedAgent,
-        approval: Option<ApprovalMode>,
-    ) -> Result<(), Rejection> {
-        if approval.is_none() || agent.peer().exe_sha256().is_some() {
+    pub(super) async fn read_exe_for_approval(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
+        if agent.peer().exe_sha256().is_some() {
             return Ok(());
         }
         let read = self.deps.agents.exe_sha256(agent.peer()).await;
@@ -77,28 +87,43 @@ impl IdentityService {
         })
     }
 
-    /// Refuses an administrator that is the agent: a process of its invocation, or of its user. For root and the user
-    /// of a development host there is no such bound, since they could use the host's keys without asking.
-    fn ensure_other_person(&self, admin: &Admin, report: &ApprovalReport) -> Result<(), DecisionError> {
+    /// Refuses an administrator that is the agent: a process of its invocation, of its user, or of any agent. For root
+    /// and the user of a development host there is no such bound, since they could use the host's keys without asking.
+    async fn ensure_other_person(
+        &self,
+        admin: &Admin,
+        request: &ApprovalRequest,
+    ) -> Result<(), DecisionError> {
         let peer = admin.peer();
         if self.deps.admin_policy.is_owner(peer) {
             return Ok(());
         }
-        if peer.invocation.as_deref() == Some(report.request.invocation.as_str()) {
+        if peer.invocation.as_deref() == Some(request.invocation.as_str()) {
             return Err(DecisionError::OwnRequest("invocation"));
         }
-        if peer.uid == report.request.uid {
+        if peer.uid == request.uid {
             return Err(DecisionError::OwnRequest("user"));
         }
-        Ok(())
+        let (agents, ima_digests) = (&self.deps.agents, self.deps.posture.ima_digests());
+        match agents.identify(agents.candidates(peer), ima_digests).await.first() {
+            Some(agent) => Err(DecisionError::IsAgent(agent.name().to_string())),
+            None => Ok(()),
+        }
     }
 }
 
-/// A refusal of a request that waits already is not recorded again: the next record counts it.
+/// What waits, or was refused, has a record already, and so has a flood: the next record counts the refusal.
 pub(super) fn rejection_of(refusal: Refusal) -> Rejection {
-    let waits_already = refusal.pending_approval().is_some_and(|pending| !pending.is_new);
-    let recording = if waits_already { Recording::Counted } else { Recording::Own };
-    Rejection { refusal, recording }
+    let is_repeated = refusal.requested_approval().is_some_and(|approval| approval.is_recorded);
+    Rejection::from(refusal).counted_if(is_repeated)
+}
+
+/// The administrator for records, with the user that logged in, whom sudo does not change.
+fn name_with_login(administrator: &Administrator) -> String {
+    match administrator.login_uid {
+        Some(login) if login != administrator.uid => format!("{} (login uid {login})", administrator.id),
+        _ => administrator.id.clone(),
+    }
 }
 
 impl From<ApprovalReport> for Approval {

@@ -77,8 +77,8 @@ impl From<&RequestError> for ErrorResponse {
     fn from(error: &RequestError) -> Self {
         let peer = error.refusal().and_then(|refusal| refusal.peer.as_deref());
         let peer = peer.filter(|_| error.code() == ErrorCode::InvalidClient).map(Peer::from);
-        let pending = error.refusal().and_then(Refusal::pending_approval);
-        let approval = pending.map(|pending| pending.id.to_string());
+        let approval = error.refusal().and_then(Refusal::requested_approval);
+        let approval = approval.map(|approval| approval.id.to_string());
         ErrorResponse { peer, approval, ..ErrorResponse::new(error.code().as_str(), error.description()) }
     }
 }
@@ -150,6 +150,7 @@ impl From<Granted<'_, CredentialGrant>> for AgentCredential {
             name: credential.name.clone(),
             usage: credential.usage.into(),
             posture: credential.posture.map(Into::into),
+            approval: credential.approval.map(|mode| mode.as_str().to_owned()),
             expires: credential.limits.expires,
             hours: credential.limits.hours.as_ref().map(ToString::to_string),
             role: credential.role.map(str::to_owned),

@@ -69,9 +69,17 @@ impl IdentityService {
         agent: AuthenticatedAgent,
         request: CredentialRequest,
     ) -> Result<ReleasedCredential, Rejection> {
-        if !agent.peer().is_future {
-            let approval = agent.entry().credential(&request.name).and_then(|granted| granted.approval);
-            self.read_exe_for_approval(&agent, approval).await?;
+        let granted = agent.entry().credential(&request.name);
+        if granted.is_some_and(|granted| granted.approval.is_some()) {
+            // Nobody is asked to approve what does not exist.
+            let tenant = agent.entry().tenant.as_deref().unwrap_or_default();
+            let found =
+                self.deps.credentials.find(tenant, agent.name().as_str(), &request.name, request.version);
+            found.map_err(|e| {
+                let refusal = refusal_of(&e).with_peer(agent.peer()).with_agent(agent.name());
+                refusal.with_credential(&request.name)
+            })?;
+            self.read_exe_for_approval(&agent).await?;
         }
         let permit =
             policy::decide_credential(agent, &self.circumstances(), request).map_err(rejection_of)?;
@@ -276,6 +284,14 @@ fn check_names(
 /// The refusal of a permitted release that the store cannot fulfill.
 fn refusal(not_released: &NotReleased) -> Refusal {
     let NotReleased { error, permit } = not_released;
+    refusal_of(error)
+        .with_peer(permit.agent().peer())
+        .with_agent(permit.agent().name())
+        .with_credential(permit.name())
+        .with_policy(permit.policy())
+}
+
+fn refusal_of(error: &credentials::Error) -> Refusal {
     let code = match error {
         credentials::Error::UnknownCredential | credentials::Error::UnknownVersion(_) => {
             ErrorCode::InvalidTarget
@@ -288,13 +304,8 @@ fn refusal(not_released: &NotReleased) -> Refusal {
     };
     let refusal = Refusal::new(code, error.to_string());
     // Of what the agent may have, only the version is its own choice.
-    let refusal = match error {
+    match error {
         credentials::Error::UnknownVersion(_) => refusal,
         _ => refusal.imposed(),
-    };
-    refusal
-        .with_peer(permit.agent().peer())
-        .with_agent(permit.agent().name())
-        .with_credential(permit.name())
-        .with_policy(permit.policy())
+    }
 }

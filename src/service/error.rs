@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::command_budget::BudgetExceeded;
 use super::signal_error::SignalError;
-use crate::agents::ApprovalError;
+use crate::agents::ChangeApprovalError;
 use crate::approvals::DecisionError;
 use crate::audit::{AuditUnavailable, Counted, Recorded};
 use crate::config::Diagnostic;
@@ -63,7 +63,7 @@ pub enum AdminError {
     InvalidFiles(Vec<Diagnostic>),
     /// A change was not approved.
     #[error(transparent)]
-    Approval(#[from] ApprovalError),
+    ChangeApproval(#[from] ChangeApprovalError),
     /// A decision about a request that waits for an approval is not accepted.
     #[error(transparent)]
     Decision(#[from] DecisionError),
@@ -203,8 +203,8 @@ impl AdminError {
             },
             AdminError::NotReady(_) | AdminError::AuditUnavailable(_) => ErrorClass::Unavailable,
             AdminError::BudgetExceeded(_) => ErrorClass::Conflict,
-            AdminError::Approval(ApprovalError::NotStored(_)) => ErrorClass::Unavailable,
-            AdminError::Approval(_) => ErrorClass::Conflict,
+            AdminError::ChangeApproval(ChangeApprovalError::NotStored(_)) => ErrorClass::Unavailable,
+            AdminError::ChangeApproval(_) => ErrorClass::Conflict,
             AdminError::Decision(error) => error.class(),
             AdminError::Keys(error) => error.class(),
             AdminError::Ca(error) => error.class(),

@@ -18,7 +18,7 @@ use crate::agents::{self, AuthenticatedAgent};
 use crate::audit::Recorded;
 use crate::credentials::ReleasedCredential;
 use crate::peer::{Peer, PeerLookup};
-use crate::policy::{CredentialRequest, ErrorCode, RateLimitKey, Refusal};
+use crate::policy::{CredentialRequest, ErrorCode, RateLimitKey, Refusal, Stage};
 use crate::wire::manager_address::ManagerAddress;
 
 /// Why a credential is not loaded.
@@ -124,6 +124,16 @@ impl IdentityService {
         };
         let agent = choose(agents, &address.credential)?;
         self.check_agent_rate(&agent)?;
+        if agent.entry().credential(&address.credential).is_some_and(|granted| granted.approval.is_some()) {
+            let description = "this credential needs an approval, and a service manager cannot wait for one; have the \
+                               program ask with \"hostbadge credential get --wait-approval\"";
+            let refusal = Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context);
+            return Err(refusal
+                .with_peer(agent.peer())
+                .with_agent(agent.name())
+                .with_credential(&address.credential)
+                .into());
+        }
         let request = CredentialRequest { name: address.credential.clone(), version: None, agent: None };
         self.release_approved(agent, request).await
     }

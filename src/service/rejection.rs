@@ -91,7 +91,12 @@ impl IdentityService {
             Recording::Own => {
                 let entry = self.entry_of(&refusal);
                 match self.audit.record_refusal(refusal, entry.as_deref()).await {
-                    Ok(refusal) => RequestError::Denied(refusal),
+                    Ok(refusal) => {
+                        if let Some(approval) = refusal.get().requested_approval() {
+                            self.deps.approvals.set_recorded(&approval.id);
+                        }
+                        RequestError::Denied(refusal)
+                    }
                     Err(unavailable) => RequestError::AuditUnavailable(unavailable),
                 }
             }

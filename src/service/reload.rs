@@ -42,8 +42,8 @@ impl IdentityService {
     /// that it examined.
     ///
     /// # Errors
-    /// [`AdminError::Approval`], and those of [`IdentityService::reload`].
-    pub async fn approve(
+    /// [`AdminError::ChangeApproval`], and those of [`IdentityService::reload`].
+    pub async fn approve_change(
         &self,
         admin: &Admin,
         request: ApproveRequest,

@@ -198,6 +198,7 @@ impl IdentityService {
     async fn lift(&self, admin: &RootAdmin, target: Target) -> Result<RevokeResponse, AdminError> {
         let lifted = async {
             self.audit.ensure_writable()?;
+            self.forget_revoked_approvals();
             self.deps.revocations.lift(&target).await?;
             if target.kind() == TargetKind::Agent {
                 self.deps.anomalies.resume(target.value());

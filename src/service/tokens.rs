@@ -166,10 +166,11 @@ impl IdentityService {
         };
         let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
         self.wait_for_signer(std::slice::from_ref(&agent)).await?;
-        let approval = agent.entry().grant(&request.audience).and_then(|grant| grant.approval);
-        self.read_exe_for_approval(&agent, approval)
-            .await
-            .map_err(|rejection| rejection.with_audience(&request.audience))?;
+        if agent.entry().grant(&request.audience).is_some_and(|grant| grant.approval.is_some()) {
+            self.prepare_approval(&agent)
+                .await
+                .map_err(|rejection| rejection.with_audience(&request.audience))?;
+        }
         let permit = policy::decide(agent, &self.circumstances(), request).map_err(rejection_of)?;
         let agent = permit.agent();
         self.require_clock()

@@ -23,7 +23,7 @@ pub struct ErrorResponse {
     /// The calling process as the daemon identified it; with `invalid_client` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Peer>,
-    /// The id of the approval that the request waits for; with `authorization_pending` only.
+    /// The id of the approval that the request waits for, or that an administrator refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
     /// What is wrong with the files of `agents.d` and `federation`; after a reload that failed only.

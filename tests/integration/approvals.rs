@@ -62,6 +62,10 @@ fn decide_as(host: &Host, caller: &Credentials, id: &str) -> Response {
     caller.curl_at(&host.admin_socket(), "/v1/approvals/decide", &arguments)
 }
 
+fn digest_of(approval: &Value) -> String {
+    approval["digest"].as_str().unwrap().to_owned()
+}
+
 fn records(host: &Host, event: &str) -> Vec<Value> {
     host.audit().into_iter().filter(|record| record["event"] == event).collect()
 }
@@ -83,7 +87,7 @@ fn each_request_waits_for_an_approval_that_it_uses_up() {
     assert_eq!(request["exe_sha256"].as_str().unwrap().len(), 64, "{shown}");
     // What is approved is the digest of what is shown, which anybody can make again.
     let digest = ring::digest::digest(&ring::digest::SHA256, request.to_string().as_bytes());
-    assert_eq!(shown["digest"], data_encoding::HEXLOWER.encode(digest.as_ref()));
+    assert_eq!(digest_of(&shown), data_encoding::HEXLOWER.encode(digest.as_ref()));
 
     decide(&host, &id, "approve");
     let answer = ask(&host, "read");
@@ -100,27 +104,48 @@ fn each_request_waits_for_an_approval_that_it_uses_up() {
     assert_eq!(asked[0]["reason"], "authorization_pending");
     let given = records(&host, "approval-given");
     let detail = given[0]["detail"].as_str().unwrap();
-    assert!(detail.starts_with(&format!("{by} approved the request {id} (approval = \"each\"")), "{detail}");
+    assert!(detail.starts_with(&format!("{by} approved the request {id}; {{")), "{detail}");
+    assert!(
+        detail.contains("\"scope\":\"read\",\"ttl\":300") && detail.contains(&digest_of(&shown)),
+        "{detail}"
+    );
 }
 
 #[test]
-fn an_approval_permits_no_other_request_and_an_edit_makes_it_void() {
+fn an_approval_permits_no_other_request() {
     let host = host_with("approval = \"each\"\n");
-    let first = waits(&ask(&host, "read"));
-    let edited = waits(&ask(&host, "read write"));
-    assert_eq!(listed(&host).len(), 1, "the earlier request is void");
-    let body = json!({ "id": first, "digest": "0".repeat(64), "decision": "approve" });
-    let gone = host.admin().post("/v1/approvals/decide", &body);
-    assert_eq!(gone.status, 422, "{}", gone.text());
-    let body = json!({ "id": edited, "digest": "0".repeat(64), "decision": "approve" });
+    let ids = [waits(&ask(&host, "read")), waits(&ask(&host, "read write"))];
+    // Two workers of an agent that ask in turn do not disturb each other.
+    assert_eq!([waits(&ask(&host, "read")), waits(&ask(&host, "read write"))], ids);
+    assert_eq!(records(&host, "approval-requested").len(), 2);
+    let body = json!({ "id": ids[1], "digest": "0".repeat(64), "decision": "approve" });
     let other = host.admin().post("/v1/approvals/decide", &body);
     assert_eq!(other.status, 409, "another digest was examined: {}", other.text());
-    decide(&host, &edited, "approve");
+    decide(&host, &ids[1], "approve");
     waits(&ask(&host, "read"));
-    let shorter = host.post("/v1/token", json!({ "audience": API, "scope": "read write", "ttl": 60 }));
-    waits(&shorter);
+    waits(&host.post("/v1/token", json!({ "audience": API, "scope": "read write", "ttl": 60 })));
     waits(&Credentials::user(NOBODY).token(&host));
     assert_eq!(ask(&host, "read write").status, 200);
+}
+
+#[test]
+fn an_approval_that_was_given_by_mistake_is_taken_back_and_a_revocation_ends_it() {
+    let host = host_with("approval = \"task\"\n");
+    let id = waits(&ask(&host, "read"));
+    decide(&host, &id, "approve");
+    assert_eq!(ask(&host, "read").status, 200);
+    decide(&host, &id, "deny");
+    assert_eq!(ask(&host, "read").error(), "access_denied");
+    assert_eq!(ask(&host, "read write").error(), "access_denied", "as much and more");
+
+    let id = waits(&ask(&host, "write"));
+    decide(&host, &id, "approve");
+    assert_eq!(ask(&host, "write").status, 200);
+    let agent = json!({ "agent": "a" });
+    assert_eq!(host.admin().post("/v1/revocations/revoke", &agent).status, 200);
+    assert_eq!(ask(&host, "write").error(), "access_denied");
+    assert_eq!(host.admin().post("/v1/revocations/lift", &agent).status, 200);
+    assert_ne!(waits(&ask(&host, "write")), id);
 }
 
 #[test]
@@ -232,15 +257,33 @@ fn a_credential_waits_too_and_the_commands_say_what_to_do() {
 }
 
 #[test]
+fn an_agent_approves_nothing_and_may_be_refused_by_any_administrator() {
+    let host = host_with("approval = \"each\"\n");
+    // The agent b is nobody; the request is that of the agent a.
+    let id = waits(&ask(&host, "read"));
+    let agent = decide_as(&host, &Credentials::user(NOBODY).group(1), &id);
+    assert_eq!(agent.status, 422, "{}", agent.text());
+    assert!(agent.text().contains("this process is the agent \\\"b\\\""), "{}", agent.text());
+    let member = decide_as(&host, &Credentials::user(ANNA).group(1), &id);
+    // In the tests, all processes are of one invocation.
+    assert!(member.text().contains("of the same invocation"), "{}", member.text());
+    let body = json!({ "id": id, "digest": digest_of(&find(&host, &id)), "decision": "deny" }).to_string();
+    let arguments = ["-H", "Content-Type: application/json", "-d", &body];
+    let refused =
+        Credentials::user(ANNA).group(1).curl_at(&host.admin_socket(), "/v1/approvals/decide", &arguments);
+    assert_eq!(refused.status, 200, "{}", refused.text());
+    assert_eq!(ask(&host, "read").error(), "access_denied");
+}
+
+#[test]
 fn a_flood_of_requests_is_bounded() {
-    let host = host_with(
-        "approval = \"each\"\n[[credential]]\nname = \"k0\"\nuse = \"release\"\napproval = \"each\"\n",
-    );
-    // Edits of one request take each other's place.
-    for ttl in 1..=20 {
-        waits(&host.post("/v1/token", json!({ "audience": API, "ttl": ttl })));
-    }
-    assert_eq!(listed(&host).len(), 1);
+    let host = host_with("approval = \"each\"\n");
+    let ask = |ttl: u64| host.post("/v1/token", json!({ "audience": API, "ttl": ttl }));
+    (1..=8).for_each(|ttl| drop(waits(&ask(ttl))));
+    let further = ask(9);
+    assert_eq!((further.status, further.error().as_str()), (429, "slow_down"), "{}", further.text());
+    waits(&ask(8));
+    assert_eq!(listed(&host).len(), 8);
     let metrics = host.admin().get("/v1/metrics").text();
-    assert!(metrics.contains("hostbadge_pending_approvals 1"), "{metrics}");
+    assert!(metrics.contains("hostbadge_pending_approvals 8"), "{metrics}");
 }

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::credentials::ReleasedCredential;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
 use crate::pki::IssuedX509Svid;
-use crate::policy::{Refusal, Verdicts};
+use crate::policy::{ErrorCode, Refusal, Verdicts};
 
 /// The detail of an introspection that used an active token up.
 const USED_UP: &str = "and used it up";
@@ -104,8 +104,10 @@ impl<'a> Record<'a> {
         entry: Option<&'a AgentEntry>,
         time: Timestamp,
     ) -> Record<'a> {
-        let pending = refusal.pending_approval();
-        let event = if pending.is_some() { Event::ApprovalRequested } else { Event::RequestRefused };
+        let event = match refusal.code {
+            ErrorCode::AuthorizationPending => Event::ApprovalRequested,
+            _ => Event::RequestRefused,
+        };
         let record = Record::new(event, time);
         let record = match entry {
             Some(entry) => record.registered(entry),
@@ -116,7 +118,7 @@ impl<'a> Record<'a> {
             audience: refusal.audience.as_deref().map(from_caller),
             credential: refusal.credential().map(name),
             reason: Some(refusal.code),
-            approval: pending.map(|pending| name(&pending.id)),
+            approval: refusal.requested_approval().map(|approval| name(&approval.id)),
             detail: Some(from_caller(&refusal.description)),
             suppressed: refusal.suppressed,
             own_refusals: refusal.own_count(),

@@ -24,6 +24,14 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// How many refusals before this one have no entry.
+    fn suppressed_note(&self) -> String {
+        match self.suppressed {
+            0 => String::new(),
+            n => format!("; and {n} more since the last entry"),
+        }
+    }
+
     /// Returns the message for administrators.
     fn message(&self) -> String {
         let caller = self.peer.map_or(String::new(), |peer| {
@@ -62,20 +70,17 @@ impl<'a> Record<'a> {
             }
             Event::RequestRefused => {
                 let reason = self.reason.map_or("refused", ErrorCode::as_str);
-                let suppressed_note = match self.suppressed {
-                    0 => String::new(),
-                    n => format!("; and {n} more since the last entry"),
-                };
-                format!("{agent}{caller} refused: {reason}: {detail}{suppressed_note}")
+                format!("{agent}{caller} refused: {reason}: {detail}{}", self.suppressed_note())
             }
             Event::ApprovalRequested => {
                 let what = match self.credential {
                     Some(credential) => format!("the credential {}", credential.cut()),
                     None => format!("a token for {}", text(self.audience)),
                 };
-                let id = text(self.approval);
                 format!(
-                    "{agent}{caller} asks for {what}, and waits for an approval: hostbadge approve show {id}"
+                    "{agent}{caller} asks for {what}, and waits for an approval: hostbadge approve show {}{}",
+                    text(self.approval),
+                    self.suppressed_note()
                 )
             }
             Event::Introspected => {

@@ -72,12 +72,12 @@ pub enum Held {
     /// They wait for a second administrator.
     Pending(Box<PendingChange>),
     /// An approval was not accepted.
-    Refused(ApprovalError),
+    Refused(ChangeApprovalError),
 }
 
 /// Why an approval is not accepted. Displayed for the administrator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ApprovalError {
+pub enum ChangeApprovalError {
     /// There is nothing to approve.
     #[error("no change waits for an approval; another administrator may have approved it")]
     NothingPending,
@@ -106,7 +106,7 @@ struct ApprovedFile {
 }
 
 /// Decides which files become active.
-pub(super) struct ApprovalGate {
+pub(super) struct ChangeGate {
     path: PathBuf,
     pending: Mutex<Option<PendingChange>>,
 }
@@ -122,9 +122,9 @@ impl Administrator {
     }
 }
 
-impl ApprovalGate {
-    pub(super) fn new(path: PathBuf) -> ApprovalGate {
-        ApprovalGate { path, pending: Mutex::new(None) }
+impl ChangeGate {
+    pub(super) fn new(path: PathBuf) -> ChangeGate {
+        ChangeGate { path, pending: Mutex::new(None) }
     }
 
     /// The change that waits.
@@ -150,7 +150,7 @@ impl ApprovalGate {
             ReloadBy::Approval { digest: examined, approver } => {
                 check_approval(pending.as_ref(), examined, approver).map_err(Held::Refused)?;
                 if digest != examined {
-                    return Err(Held::Refused(ApprovalError::FilesChanged));
+                    return Err(Held::Refused(ChangeApprovalError::FilesChanged));
                 }
             }
             ReloadBy::Unknown | ReloadBy::Administrator(_) => {
@@ -173,7 +173,7 @@ impl ApprovalGate {
             }
         }
         store::write(&self.path, VERSION, &ApprovedFile { digest: digest.to_owned() })
-            .map_err(|e| Held::Refused(ApprovalError::NotStored(e.to_string())))?;
+            .map_err(|e| Held::Refused(ChangeApprovalError::NotStored(e.to_string())))?;
         *pending = None;
         Ok(())
     }
@@ -198,14 +198,14 @@ fn check_approval(
     pending: Option<&PendingChange>,
     examined: &str,
     approver: &Administrator,
-) -> Result<(), ApprovalError> {
-    let pending = pending.ok_or(ApprovalError::NothingPending)?;
+) -> Result<(), ChangeApprovalError> {
+    let pending = pending.ok_or(ChangeApprovalError::NothingPending)?;
     if pending.digest != examined {
-        return Err(ApprovalError::OtherDigest(pending.digest.clone()));
+        return Err(ChangeApprovalError::OtherDigest(pending.digest.clone()));
     }
-    let requester = pending.requested_by.as_ref().ok_or(ApprovalError::NoRequester)?;
+    let requester = pending.requested_by.as_ref().ok_or(ChangeApprovalError::NoRequester)?;
     match requester.is_same_person(approver) {
-        true => Err(ApprovalError::SameAdministrator),
+        true => Err(ChangeApprovalError::SameAdministrator),
         false => Ok(()),
     }
 }
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_refused(result: Result<(), Held>, expected: &ApprovalError) {
+    fn assert_refused(result: Result<(), Held>, expected: &ChangeApprovalError) {
         match result {
             Err(Held::Refused(error)) => assert_eq!(error, *expected),
             other => panic!("{other:?}"),
@@ -239,33 +239,33 @@ mod tests {
     #[test]
     fn a_wider_change_waits_for_another_administrator_and_a_narrower_one_does_not() {
         let dir = tempfile::tempdir().unwrap();
-        let gate = ApprovalGate::new(dir.path().join("approved.json"));
+        let gate = ChangeGate::new(dir.path().join("approved.json"));
         let (anna, bert) = (administrator(0, Some(1000)), administrator(0, Some(1001)));
         let by_anna = ReloadBy::Administrator(anna.clone());
         gate.admit(&ReloadBy::Unknown, "d0", false, &rights(1), NOW).unwrap();
         gate.admit(&by_anna, "d1", true, &rights(0), NOW).unwrap();
         assert_refused(
             gate.admit(&approval("d2", bert.clone()), "d2", true, &rights(1), NOW),
-            &ApprovalError::NothingPending,
+            &ChangeApprovalError::NothingPending,
         );
         assert!(matches!(gate.admit(&by_anna, "d2", true, &rights(1), NOW), Err(Held::Pending(_))));
         let try_as = |examined: &str, approver: &Administrator, found: &str| {
             gate.admit(&approval(examined, approver.clone()), found, true, &rights(1), NOW)
         };
-        assert_refused(try_as("d2", &anna, "d2"), &ApprovalError::SameAdministrator);
+        assert_refused(try_as("d2", &anna, "d2"), &ChangeApprovalError::SameAdministrator);
         // The same person as a member of the admin group.
         assert_refused(
             try_as("d2", &administrator(1000, Some(1000)), "d2"),
-            &ApprovalError::SameAdministrator,
+            &ChangeApprovalError::SameAdministrator,
         );
-        assert_refused(try_as("d1", &bert, "d2"), &ApprovalError::OtherDigest("d2".into()));
-        assert_refused(try_as("d2", &bert, "d3"), &ApprovalError::FilesChanged);
+        assert_refused(try_as("d1", &bert, "d2"), &ChangeApprovalError::OtherDigest("d2".into()));
+        assert_refused(try_as("d2", &bert, "d3"), &ChangeApprovalError::FilesChanged);
         // The second one asks too: the first stays the one who asked.
         let by_bert = ReloadBy::Administrator(bert.clone());
         assert!(matches!(gate.admit(&by_bert, "d2", true, &rights(1), NOW), Err(Held::Pending(_))));
         try_as("d2", &bert, "d2").unwrap();
         assert!(gate.pending().is_none());
-        assert_refused(try_as("d2", &bert, "d2"), &ApprovalError::NothingPending);
+        assert_refused(try_as("d2", &bert, "d2"), &ChangeApprovalError::NothingPending);
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("approved.json");
         let start = |digest: &str| {
-            let gate = ApprovalGate::new(path.clone());
+            let gate = ChangeGate::new(path.clone());
             let admitted = gate.admit(&ReloadBy::Unknown, digest, false, &rights(1), NOW).is_ok();
             (admitted, gate)
         };
@@ -290,7 +290,7 @@ mod tests {
         assert!(!admitted);
         let approver = administrator(1001, None);
         let refused = gate.admit(&approval("d2", approver.clone()), "d2", false, &rights(1), NOW);
-        assert_refused(refused, &ApprovalError::NoRequester);
+        assert_refused(refused, &ChangeApprovalError::NoRequester);
         let by_root = ReloadBy::Administrator(administrator(0, None));
         assert!(gate.admit(&by_root, "d2", false, &rights(1), NOW).is_err());
         gate.admit(&approval("d2", approver), "d2", false, &rights(1), NOW).unwrap();
