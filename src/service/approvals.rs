@@ -98,16 +98,16 @@ impl IdentityService {
         if self.deps.admin_policy.is_owner(peer) {
             return Ok(());
         }
-        if peer.invocation.as_deref() == Some(request.invocation.as_str()) {
-            return Err(DecisionError::OwnRequest("invocation"));
-        }
         if peer.uid == request.uid {
             return Err(DecisionError::OwnRequest("user"));
         }
         let (agents, ima_digests) = (&self.deps.agents, self.deps.posture.ima_digests());
-        match agents.identify(agents.candidates(peer), ima_digests).await.first() {
-            Some(agent) => Err(DecisionError::IsAgent(agent.name().to_string())),
-            None => Ok(()),
+        if let Some(agent) = agents.identify(agents.candidates(peer), ima_digests).await.first() {
+            return Err(DecisionError::IsAgent(agent.name().to_string()));
+        }
+        match peer.invocation.as_deref() == Some(request.invocation.as_str()) {
+            true => Err(DecisionError::OwnRequest("invocation")),
+            false => Ok(()),
         }
     }
 }

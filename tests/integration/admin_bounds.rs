@@ -172,6 +172,7 @@ fn failing(path: &str) -> Value {
         "/v1/revocations/lift" => json!({ "agent": "none" }),
         "/v1/revocations/signal" => json!({ "set": "abcdefgh" }),
         "/v1/anomalies/resume" => json!({ "agent": "none" }),
+        "/v1/approvals/decide" => json!({ "id": "none", "digest": "00", "decision": "deny" }),
         "/v1/leak" => json!({ "jti": "" }),
         "/v1/freeze" => json!({ "reason": "\n" }),
         "/v1/agents/offboard" => json!({ "name": "none" }),

@@ -104,7 +104,7 @@ fn each_request_waits_for_an_approval_that_it_uses_up() {
     assert_eq!(asked[0]["reason"], "authorization_pending");
     let given = records(&host, "approval-given");
     let detail = given[0]["detail"].as_str().unwrap();
-    assert!(detail.starts_with(&format!("{by} approved the request {id}; {{")), "{detail}");
+    assert!(detail.starts_with(&format!("{by} approved the request {id}: as asked; {{")), "{detail}");
     assert!(
         detail.contains("\"scope\":\"read\",\"ttl\":300") && detail.contains(&digest_of(&shown)),
         "{detail}"

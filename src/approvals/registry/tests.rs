@@ -175,7 +175,7 @@ fn a_revocation_ends_an_approval_for_good() {
         approvals.forget_revoked(&later);
         assert_waits(&approvals, &asked);
         decide(&approvals, approval());
-        approvals.forget_revoked(&revoked(kind, "another", 6));
+        approvals.forget_revoked(&revoked(TargetKind::Agent, "another", 6));
         take(&approvals, &asked).unwrap();
         approvals.forget_revoked(&later);
     }
