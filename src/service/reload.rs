@@ -248,7 +248,7 @@ impl IdentityService {
 }
 
 /// The administrator with the user that logged in.
-async fn administrator(admin: &Admin) -> Administrator {
+pub(super) async fn administrator(admin: &Admin) -> Administrator {
     let (uid, pid, id) = (admin.peer().uid, admin.peer().pid, admin.id());
     let login_uid = tokio::task::spawn_blocking(move || peer::login_uid(pid)).await.ok().flatten();
     Administrator { uid, login_uid, id }
