@@ -1,5 +1,5 @@
-//! What each agent was given in a period, by the audit log: for which audiences, with which scopes and for how long, and
-//! which credentials.
+//! What each agent was given in a period, by the audit log: for which audiences, with which scopes and for how long,
+//! and which credentials.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
