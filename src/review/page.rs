@@ -230,7 +230,7 @@ fn end_of_item(todo: Vec<String>, role: Option<&str>, stays_because_of: Option<&
 }
 
 fn time(at: Timestamp) -> String {
-    at.to_rfc3339_seconds()
+    format!("<time>{}</time>", at.to_rfc3339_seconds())
 }
 
 #[cfg(test)]
@@ -258,7 +258,7 @@ mod tests {
         let known = [
             "DOCTYPE", "b", "body", "code", "details", "div", "footer", "h1", "h2", "h3", "head", "header",
             "html", "i", "li", "main", "meta", "p", "pre", "rect", "section", "span", "style", "summary",
-            "svg", "title", "ul",
+            "svg", "time", "title", "ul",
         ];
         assert_eq!(
             tags.into_iter().filter(|tag| !known.contains(tag)).collect::<Vec<_>>(),

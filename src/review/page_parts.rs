@@ -46,7 +46,10 @@ pub(super) fn unescape(text: &str) -> String {
 pub(super) fn bar(label: &str, count: Count) -> String {
     let Count { granted, used, unused } = count;
     let unknown = granted.saturating_sub(used + unused);
-    let figures = format!("{used} of {granted} used");
+    let figures = match granted {
+        0 => "none granted".to_owned(),
+        _ => format!("{used} of {granted} used"),
+    };
     let mut svg = String::new();
     let mut begin = 0;
     for (class, part) in [("used", used), ("unused", unused), ("unknown", unknown)] {

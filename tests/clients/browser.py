@@ -103,12 +103,12 @@ def look(browser, url, width, scheme, directory):
     browser.call("Page.navigate", session, url=url)
     browser.wait_for("Page.loadEventFired")
     found = browser.call("Runtime.evaluate", session, expression=MEASURE, returnByValue=True)["result"]["value"]
+    image = browser.call("Page.captureScreenshot", session, format="png", captureBeyondViewport=True)["data"]
     # What is folded is shown too, and is as narrow.
     unfold = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
     browser.call("Runtime.evaluate", session, expression=unfold)
     unfolded = browser.call("Runtime.evaluate", session, expression=MEASURE, returnByValue=True)["result"]["value"]
     browser.call("Runtime.evaluate", session, expression=unfold.replace("true", "false"))
-    image = browser.call("Page.captureScreenshot", session, format="png", captureBeyondViewport=True)["data"]
     name = f"review-{width}-{scheme}"
     (directory / f"{name}.png").write_bytes(base64.b64decode(image))
     printed = browser.call("Page.printToPDF", session, preferCSSPageSize=False)["data"]
