@@ -144,7 +144,7 @@ fn the_narrowed_file_is_accepted_and_still_grants_what_was_used() {
     let name = path.to_str().unwrap();
     assert!(diff.starts_with(&format!("--- {name}\n+++ {name}\n@@ ")), "{diff}");
     for line in
-        ["-    \"docs.write\", # for later\n", "-ttl = \"1h\"\n+ttl = \"4m\"\n", "-name = \"github\"\n"]
+        ["-    \"docs.write\", # for later\n", "-ttl = \"1h\"\n", "+ttl = \"4m\"\n", "-name = \"github\"\n"]
     {
         assert!(diff.contains(line), "{line} not in\n{diff}");
     }
