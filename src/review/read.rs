@@ -1,7 +1,7 @@
 //! Compares the agents of a directory with the audit log.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -19,13 +19,15 @@ use crate::clock::Timestamp;
 /// A narrowed lifetime is a multiple of this, in seconds.
 const LIFETIME_STEP: u64 = 60;
 
-/// Compares the agents, or the one named `only`, with what the log in `dir` has of them since a time. Blocking.
+/// Compares the agents, or the one named `only`, with what the log in `dir` has of them since a time. Their roles were
+/// read from `roles`. Blocking.
 ///
 /// # Errors
-/// The log, or a file of an agent, cannot be read.
+/// The log, a file of an agent or the directory of roles cannot be read.
 pub fn read(
     dir: &Path,
     agents: &AgentSet,
+    roles: &Path,
     only: Option<&str>,
     host: String,
     since: Timestamp,
@@ -41,15 +43,35 @@ pub fn read(
     let known = read_usage(dir, &mut usages, since)?;
     // An empty log is known from now on.
     let from = known.from.min(now);
+    let roles_changed = latest_change(roles)?;
     let mut rows = Vec::new();
     for (entry, file) in reviewed {
         let Some(usage) = usages.get(entry.name.as_str()) else { continue };
-        let changed = fs::metadata(file)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let known_since = from.max(Timestamp::from_secs(changed.as_secs())).min(now);
+        let of_roles = if entry.roles.is_empty() { None } else { roles_changed };
+        let changed = Some(modified(&fs::metadata(file)?)?).max(of_roles);
+        let known_since = changed.map_or(from, |changed| changed.max(from)).min(now);
         rows.push(review_agent(entry, file, usage, known_since, now));
     }
     let period = Period { since, from, until: now, complete: from <= since, missing_records: known.missing };
     Ok(Review { version: VERSION, host, period, totals: totals_of(&rows), agents: rows })
+}
+
+/// When a directory, or a file in it, was changed last; `None` if there is no such directory.
+fn latest_change(dir: &Path) -> io::Result<Option<Timestamp>> {
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries?,
+    };
+    let mut latest = modified(&fs::metadata(dir)?)?;
+    for entry in entries {
+        latest = latest.max(modified(&entry?.metadata()?)?);
+    }
+    Ok(Some(latest))
+}
+
+fn modified(file: &Metadata) -> io::Result<Timestamp> {
+    let since_epoch = file.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Timestamp::from_secs(since_epoch.as_secs()))
 }
 
 /// Reviews one agent, whose use is known since `known_since`.
@@ -171,5 +193,61 @@ impl Comparison<'_> {
             remove: could_go && role_of_same.is_none(),
             stays_because_of_role: role_of_same.filter(|_| could_go).map(str::to_owned),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::agents::AgentSource;
+    use crate::review::samples::NOW;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn what_is_granted_since_less_than_a_day_is_not_called_unused() {
+        let root = tempfile::tempdir().unwrap();
+        let (agents_dir, log) = (root.path().join("agents.d"), root.path().join("audit"));
+        let source = AgentSource::beside(&agents_dir, 35);
+        for dir in [&agents_dir, &source.roles, &log] {
+            fs::create_dir(dir).unwrap();
+        }
+        let grant = "[[grant]]\naudience = \"https://x\"\n";
+        let role = source.roles.join("r.toml");
+        fs::write(&role, format!("name = \"r\"\n{grant}")).unwrap();
+        let agent = |name: &str, roles: &str| {
+            let text = format!("name = \"{name}\"\n{roles}\n[match]\nuser = 0\n{grant}");
+            fs::write(agents_dir.join(format!("{name}.toml")), text).unwrap();
+        };
+        agent("with", "roles = [\"r\"]");
+        agent("without", "");
+        let line = format!(
+            "{{\"v\":1,\"seq\":1,\"prev\":\"{}\",\"time\":\"{}\",\"event\":\"daemon-started\"}}\n",
+            "0".repeat(64),
+            NOW.before(DAY * 60)
+        );
+        fs::write(log.join(format!("{:020}.jsonl", 1)), line).unwrap();
+        let agents = AgentSet::read_from(&source).unwrap();
+        let states = || {
+            let since = NOW.before(DAY * 30);
+            let review = read(&log, &agents, &source.roles, None, String::new(), since, NOW).unwrap();
+            assert!(review.period.complete);
+            review.agents.iter().map(|agent| agent.state).collect::<Vec<_>>()
+        };
+        // The files are years old at that time.
+        assert_eq!(states(), [AgentState::Unused, AgentState::Unused]);
+        let changed = UNIX_EPOCH + Duration::from_secs(NOW.before(Duration::from_secs(3600)).as_secs());
+        let touch =
+            |path: &Path| File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
+        touch(&role);
+        assert_eq!(states(), [AgentState::Unknown, AgentState::Unused]);
+        touch(&agents_dir.join("without.toml"));
+        assert_eq!(states(), [AgentState::Unknown, AgentState::Unknown]);
+        // No role: its directory may be missing.
+        let review = read(&log, &agents, Path::new("/nonexistent"), Some("without"), String::new(), NOW, NOW);
+        assert_eq!(review.unwrap().agents.len(), 1);
     }
 }

@@ -60,7 +60,8 @@ pub struct AgentReview {
     pub roles: Vec<String>,
     /// Whether it is drained.
     pub drain: bool,
-    /// From when on its use is known: that of the log, or the last change of its file where that is later.
+    /// From when on its use is known: that of the log, or the last change of its file where that is later. Of an agent
+    /// with roles, changes of files of roles count too.
     pub known_since: Timestamp,
     /// When it got or was refused something last in the period; absent if never.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -90,8 +90,9 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ReviewArgs) -> Result<E
     }
     let audit = arguments.audit.as_ref().unwrap_or(&config.paths.audit);
     let now = Clock::System.now();
-    let mut review = review::read(audit, &agents, only, host_name(), now.before(arguments.since), now)
-        .map_err(|e| CliError::Local(format!("the audit log or the agents' files: {e}")))?;
+    let mut review =
+        review::read(audit, &agents, &source.roles, only, host_name(), now.before(arguments.since), now)
+            .map_err(|e| CliError::Local(format!("the audit log or the agents' files: {e}")))?;
     let files = narrowed_files(&mut review, &agents, source.rules);
     let json = to_json(&review).map_err(CliError::local)?;
     if let Some(file) = &arguments.html {
