@@ -116,7 +116,7 @@ fn rights_are_compared_with_their_use() {
     let table = text(review(&host, &[]).stdout);
     assert!(table.contains("The log does not reach back to "), "{table}");
     assert!(table.contains("\nidle, owner team@example.com,"), "{table}");
-    assert!(table.contains("consider to offboard it"), "{table}");
+    assert!(table.contains("consider to offboard it") && table.contains("known since "), "{table}");
     for line in table.lines().filter(|line| !line.contains("/agents.d/")) {
         assert!(line.chars().count() <= 80, "{line}");
     }
@@ -140,7 +140,12 @@ fn the_narrowed_file_is_accepted_and_still_grants_what_was_used() {
     let host = reviewed_host();
     let path = host.path("etc/agents.d/root.toml");
     let before = fs::read_to_string(&path).unwrap();
-    let diff = text(review(&host, &["--diff"]).stdout);
+    let printed = review(&host, &["--diff"]);
+    let (diff, said) = (text(printed.stdout), text(printed.stderr));
+    assert!(
+        said.contains("The log does not reach back") && said.contains("the use of root is known since"),
+        "{said}"
+    );
     let name = path.to_str().unwrap();
     assert!(diff.starts_with(&format!("--- {name}\n+++ {name}\n@@ ")), "{diff}");
     for line in

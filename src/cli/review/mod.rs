@@ -112,6 +112,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ReviewArgs) -> Result<E
             let diffs: String = review.agents.iter().filter_map(|agent| agent.diff.as_deref()).collect();
             print_bytes(diffs.as_bytes())?;
             text::notes(&review).iter().for_each(note);
+            text::shorter_times(&review).iter().for_each(note);
         }
         false => print_bytes(text::report(&review).as_bytes())?,
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::super::table::format_columns;
 use crate::config::escape_unprintable;
 use crate::plural::counted;
-use crate::review::{AgentReview, AgentState, Count, Review, Use};
+use crate::review::{AgentReview, AgentState, Count, Period, Review, Use};
 
 /// Columns of a line. A word that is longer, such as an audience, is not divided.
 const WIDTH: usize = 80;
@@ -38,7 +38,7 @@ pub(super) fn report(review: &Review) -> String {
         lines.push("used/granted; TTL: grants whose lifetime can be shorter".to_owned());
     }
     for agent in agents {
-        lines.extend(about(agent));
+        lines.extend(about(agent, &review.period));
     }
     lines.join("\n") + "\n"
 }
@@ -63,6 +63,16 @@ pub(super) fn notes(review: &Review) -> Vec<String> {
     notes
 }
 
+/// Which of the narrowed agents are known for a shorter time than was asked for, in sentences.
+pub(super) fn shorter_times(review: &Review) -> Vec<String> {
+    let narrowed = review.agents.iter().filter(|agent| agent.diff.is_some());
+    let shorter = narrowed.filter(|agent| agent.known_since > review.period.since);
+    let text = |agent: &AgentReview| {
+        format!("the use of {} is known since {} only", agent.name, agent.known_since.to_rfc3339_seconds())
+    };
+    shorter.map(text).collect()
+}
+
 fn row(agent: &AgentReview) -> Vec<String> {
     let figures = |count: Count| format!("{}/{}", count.used, count.granted);
     let seen = agent.last_seen.map(|at| at.to_rfc3339_seconds());
@@ -78,7 +88,7 @@ fn row(agent: &AgentReview) -> Vec<String> {
 }
 
 /// What is proposed for an agent, and what cannot be; empty where there is nothing to say.
-fn about(agent: &AgentReview) -> Vec<String> {
+fn about(agent: &AgentReview, period: &Period) -> Vec<String> {
     let since = agent.known_since.to_rfc3339_seconds();
     let mut said = Vec::new();
     match agent.state {
@@ -101,6 +111,9 @@ fn about(agent: &AgentReview) -> Vec<String> {
         let _ = write!(head, ", owner {}", escape_unprintable(owner));
     }
     let _ = write!(head, ", {}", escape_unprintable(&agent.file.to_string_lossy()));
+    if agent.state == AgentState::Narrow && agent.known_since > period.since {
+        let _ = write!(head, ", known since {since}");
+    }
     let mut lines = wrapped(&head, "", "    ");
     lines.extend(said.iter().flat_map(|text| wrapped(&escape_unprintable(text), "  - ", "    ")));
     lines
@@ -115,7 +128,7 @@ fn rights(agent: &AgentReview) -> Vec<String> {
             said.push(format!("remove the grant for {audience}: nothing was issued"));
         }
         if !narrowing.remove_scopes.is_empty() {
-            said.push(format!("remove of {audience}: {}", narrowing.remove_scopes.join(" ")));
+            said.push(format!("remove scopes of {audience}: {}", narrowing.remove_scopes.join(" ")));
         }
         if let Some(ttl) = narrowing.ttl {
             let (old, longest) = (duration(grant.ttl), duration(grant.longest.unwrap_or_default()));
