@@ -1,12 +1,13 @@
 //! What the rules for anomalies cost for a token: the time that they add after its record is written.
 //!
 //! `cargo bench --bench anomalies` (or `make bench`). Needs no daemon and no TPM. The limit is 2 us for a token, with
-//! one thread and with as many as the daemon has workers.
+//! one thread. Of several threads, which take turns at one lock, there are two figures without a limit: how long one of
+//! them takes for a token, waiting included, and the time for each token of all together.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hostbadge::anomaly::{Act, Anomalies, Observation};
+use hostbadge::anomaly::{Act, Anomalies, Executable, Observation};
 use hostbadge::clock::{Clock, Zone};
 
 const AGENTS: usize = 1_000;
@@ -27,13 +28,15 @@ fn main() {
     let one = observe(&anomalies, &names, &jtis, TOKENS);
     println!("rules for one token         {:8.2} us   limit {LIMIT:?}", one.as_secs_f64() * 1e6);
     let started = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| observe(&anomalies, &names, &jtis, TOKENS / WORKERS));
-        }
+    let of_workers: Duration = std::thread::scope(|scope| {
+        let worker = || observe(&anomalies, &names, &jtis, TOKENS / WORKERS);
+        let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().filter_map(|worker| worker.join().ok()).sum()
     });
-    let shared = started.elapsed() / TOKENS as u32;
-    println!("  of {WORKERS} workers at once      {:8.2} us", shared.as_secs_f64() * 1e6);
+    let all = started.elapsed() / TOKENS as u32;
+    let in_worker = of_workers / WORKERS as u32;
+    println!("  in each of {WORKERS} threads      {:8.2} us", in_worker.as_secs_f64() * 1e6);
+    println!("  of all {WORKERS} threads together {:8.2} us", all.as_secs_f64() * 1e6);
     if one > LIMIT {
         println!("  above the limit");
         std::process::exit(1);
@@ -57,7 +60,7 @@ fn observe(anomalies: &Anomalies, names: &[String], jtis: &[String], tokens: usi
                 lifetime: Duration::from_secs(300),
                 is_longest: Some(n % 3 == 0),
             },
-            exe: Some((Path::new("/usr/bin/python3.13"), [7; 8])),
+            exe: Some(Executable { path: Path::new("/usr/bin/python3.13"), version: [7; 8], file: [7; 8] }),
             stated_hours: None,
         });
     }

@@ -15,8 +15,8 @@ use hostbadge::clock::Timestamp;
 use hostbadge::tpm::{AuditIndexState, Certification, SoftwareTpm, Tpm, TpmConfig};
 use hostbadge::verify::audit::merkle::{Frontier, leaf_hash};
 use hostbadge::verify::audit::{
-    AuditOptions, CHECKPOINTS_EXTENSION, Checkpoint, CheckpointLine, CheckpointReason, Entry, KeysLine,
-    LogKeys, TreeState, after_binding, before_binding, origin, verify_audit,
+    AuditOptions, Checkpoint, CheckpointLine, CheckpointReason, Entry, KeysLine, LogKeys, TreeState,
+    after_binding, before_binding, checkpoints_file, log_file_name, origin, verify_audit,
 };
 use hostbadge::verify::evidence::SignedAttestation;
 use ring::digest::{SHA256, digest};
@@ -95,7 +95,8 @@ impl Signer {
         let config = TpmConfig { tcti: software.tcti(), allow_emulator: true, ..TpmConfig::default() };
         let tpm = Tpm::open(config, None).expect("a TPM");
         let objects = tpm.provision().await.expect("keys");
-        let index = tpm.create_audit_index().await.expect("an NV index");
+        let index = tpm.free_audit_index().await.expect("a free NV index");
+        tpm.create_audit_index(index).await.expect("an NV index");
         let certification = signed(&objects.certification);
         let line = KeysLine::new(HOST, &objects.ak.public, &objects.host_key.public, certification, index);
         let keys = LogKeys::check(&line).expect("keys");
@@ -159,8 +160,8 @@ impl Log {
 
     /// Writes a file of records like those of tokens, with checkpoints.
     fn write_file(&mut self, mut checkpoint: impl FnMut(&TreeState) -> CheckpointLine) {
-        let path = self.dir.join(format!("{:020}.jsonl", self.state.seq + 1));
-        let mut entries = File::create(path.with_extension(CHECKPOINTS_EXTENSION)).expect("a file");
+        let path = self.dir.join(log_file_name(self.state.seq + 1));
+        let mut entries = File::create(checkpoints_file(&path)).expect("a file");
         let mut file = BufWriter::new(File::create(&path).expect("a file"));
         writeln!(entries, "{}", Entry::Tree(self.state.clone()).to_line()).expect("an entry");
         let mut written = 0;

@@ -12,6 +12,7 @@ use data_encoding::HEXLOWER;
 use hostbadge::audit::{Audit, AuditQuery, Event, IndexUse, Journal, search_last};
 use hostbadge::clock::{Clock, Timestamp};
 use hostbadge::config::{AuditSection, LogTarget};
+use hostbadge::verify::audit::log_file_name;
 use ring::digest::{SHA256, digest};
 
 const RECORDS: u64 = 1_000_000;
@@ -91,7 +92,7 @@ fn make_log(dir: &Path, agents: u64, days: u64) -> u64 {
     let mut file = None;
     for seq in 1..=RECORDS {
         if (seq - 1).is_multiple_of(RECORDS_OF_A_FILE) {
-            let path = dir.join(format!("{seq:020}.jsonl"));
+            let path = dir.join(log_file_name(seq));
             file = Some(BufWriter::with_capacity(1 << 20, File::create(path).expect("a file")));
         }
         let time = Timestamp::from_secs(END - days * DAY + seq * days * DAY / RECORDS);

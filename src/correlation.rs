@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// The header with a caller's trace, and that of the reply (W3C Trace Context, sections 3.2 and 3.4).
@@ -35,14 +36,10 @@ impl Correlation {
             (Some(only), None) => trace_id(only),
             _ => None,
         };
-        let (process, span_id) = new_span_id();
-        let made = || {
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&process);
-            id[8..].copy_from_slice(&span_id);
-            id
-        };
-        Correlation { trace_id: given.unwrap_or_else(made), span_id, is_from_caller: given.is_some() }
+        let made = new_id();
+        // Of a trace that is made here, the request has the end.
+        let [_, _, _, _, _, _, _, _, span_id @ ..] = made;
+        Correlation { trace_id: given.unwrap_or(made), span_id, is_from_caller: given.is_some() }
     }
 
     /// The id that records have: 32 lower-case hexadecimal digits.
@@ -136,25 +133,26 @@ fn trace_id(header: &[u8]) -> Option<[u8; 16]> {
     Some(id)
 }
 
-/// The number of this process, which is random, and an id that is new in it and not zero.
-fn new_span_id() -> ([u8; 8], [u8; 8]) {
-    static PROCESS: OnceLock<[u8; 16]> = OnceLock::new();
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let random = PROCESS.get_or_init(|| {
-        let mut random = [0; 16];
-        // Without random numbers nothing is issued; ids are then those of a process with the number 1.
-        if SystemRandom::new().fill(&mut random).is_err() {
-            random[7] = 1;
-        }
-        random
+/// An id that this process gives once. Without the process's key it says neither how many there are nor which were
+/// given before, so that no caller learns from its own ids how many requests others make.
+fn new_id() -> [u8; 16] {
+    static KEY: OnceLock<hmac::Key> = OnceLock::new();
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let key = KEY.get_or_init(|| {
+        let mut random = [0; 32];
+        // Without random numbers nothing is issued; ids are then those of a known key.
+        let _ = SystemRandom::new().fill(&mut random);
+        hmac::Key::new(hmac::HMAC_SHA256, &random)
     });
-    let (process, offset) = random.split_at(8);
-    let [mut process_id, mut span_id] = [[0; 8]; 2];
-    process_id.copy_from_slice(process);
-    span_id.copy_from_slice(offset);
     let count = NEXT.fetch_add(1, Ordering::Relaxed);
-    let span = u64::from_be_bytes(span_id).wrapping_add(count);
-    (process_id, if span == 0 { [0xff; 8] } else { span.to_be_bytes() })
+    let tag = hmac::sign(key, &count.to_be_bytes());
+    let mut id = [0; 16];
+    id.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+    // Neither id may be zero.
+    if id[8..] == [0; 8] {
+        id[15] = 1;
+    }
+    id
 }
 
 #[cfg(test)]
@@ -228,6 +226,25 @@ mod tests {
         let mut text = Vec::new();
         one.trace_id().append_to(&mut text);
         assert_eq!(text, one.trace_id().to_string().as_bytes());
+    }
+
+    /// The numbers that the halves of ids are do not tell how many ids were made between two of them.
+    #[test]
+    fn made_ids_do_not_count_requests() {
+        let ids: Vec<[u64; 2]> = (0..64)
+            .map(|_| {
+                let id = u128::from_be_bytes(of(&[]).trace_id);
+                [(id >> 64) as u64, id as u64]
+            })
+            .collect();
+        for half in [0, 1] {
+            let steps: std::collections::HashSet<u64> =
+                ids.windows(2).map(|pair| pair[1][half].wrapping_sub(pair[0][half])).collect();
+            assert_eq!(steps.len(), 63, "half {half} is a counter");
+        }
+        let header = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let spans: Vec<u64> = (0..3).map(|_| u64::from_be_bytes(of(&[&header]).span_id)).collect();
+        assert_ne!(spans[1].wrapping_sub(spans[0]), spans[2].wrapping_sub(spans[1]));
     }
 
     #[tokio::test]

@@ -36,6 +36,11 @@ pub struct EvaluatedAttributes {
     pub assurance: bool,
     /// The digest of the executable, which a request has if a condition of its agent needs it.
     pub exe_sha256: bool,
+    /// The scopes. A JWT-SVID is decided as if it had all scopes of the grant, and its request cannot name fewer.
+    pub scopes: bool,
+    /// The lifetime. That of a JWT-SVID is the longest that all of its grants allow, and its request cannot name
+    /// another.
+    pub ttl: bool,
 }
 
 /// The digest that an administrator approves: that of the files of agents and roles, and, where there are policies,

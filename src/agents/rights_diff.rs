@@ -2,9 +2,10 @@
 //!
 //! A change widens if an agent or role may afterwards do something that it could not before: a new agent, a new
 //! audience, scope, role or credential, a longer lifetime, a later end, further hours, a weaker posture or
-//! assurance, fewer or other conditions on the process, a credential that is released instead of injected. What
-//! removes or narrows does not, except where a policy may refuse because of what was there before: a role, the owner,
-//! the posture, the assurance, or an executable whose digest is not known.
+//! assurance, fewer or other conditions on the process, a credential that is released instead of injected, a rule for
+//! anomalies that does less. What removes or narrows does not, except where a policy may refuse because of what was
+//! there before: a role, the owner, the posture, the assurance, an executable whose digest is not known, or a scope or
+//! lifetime, which an agent cannot leave out of the request for a JWT-SVID.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -115,6 +116,9 @@ impl Differences {
             let what = if new.is_draining { "is drained" } else { "is drained no more" };
             self.add(&holder, what, old.is_draining);
         }
+        for (key, widens) in new.anomaly.changes_since(&old.anomaly) {
+            self.add(&holder, &format!("{key} in [anomaly]"), widens);
+        }
         let is_same_file = old_roles == new_roles
             && old.own_grants == new.own_grants
             && old.own_credentials == new.own_credentials;
@@ -163,7 +167,9 @@ impl Differences {
                         before.usage == CredentialUse::Inject && credential.usage == CredentialUse::Release;
                     change.note_if(before.usage != credential.usage, "use", is_released);
                     change.posture(before.posture, credential.posture, self.evaluates);
-                    change.limits(&before.limits, &credential.limits);
+                    // A policy sees no lifetime of a credential.
+                    let evaluates = EvaluatedAttributes { ttl: false, ..self.evaluates };
+                    change.limits(&before.limits, &credential.limits, evaluates);
                     self.add(holder, &format!("credential {name}:{}", change.text), change.widens);
                 }
                 Some(_) => {}
@@ -202,13 +208,14 @@ impl Change {
         self.note_if(old != new, "posture", widens || evaluates.posture);
     }
 
-    fn limits(&mut self, old: &TimeLimits, new: &TimeLimits) {
+    fn limits(&mut self, old: &TimeLimits, new: &TimeLimits, evaluates: EvaluatedAttributes) {
         let lasts_longer = match (old.expires, new.expires) {
             (Some(old), Some(new)) => new > old,
             (old, None) => old.is_some(),
             (None, Some(_)) => false,
         };
-        self.note_if(old.expires != new.expires, "expires", lasts_longer);
+        // No token outlasts the expiry, so that an earlier one shortens lifetimes.
+        self.note_if(old.expires != new.expires, "expires", lasts_longer || evaluates.ttl);
         let has_further_hours = match (&old.hours, &new.hours) {
             (Some(old), Some(new)) => !new.are_within(old),
             (old, None) => old.is_some(),
@@ -224,9 +231,10 @@ fn compare_grants(old: &Grant, new: &Grant, evaluates: EvaluatedAttributes) -> C
     let scopes = added.iter().map(|scope| format!("+{scope}"));
     let removed = old.scopes.difference(&new.scopes).map(|scope| format!("-{scope}"));
     let scopes = scopes.chain(removed).collect::<Vec<_>>().join(" ");
-    change.note_if(old.scopes != new.scopes, &format!("scopes {scopes}"), !added.is_empty());
+    let widens = !added.is_empty() || evaluates.scopes;
+    change.note_if(old.scopes != new.scopes, &format!("scopes {scopes}"), widens);
     let ttl = format!("ttl {} s to {} s", old.ttl.as_secs(), new.ttl.as_secs());
-    change.note_if(old.ttl != new.ttl, &ttl, new.ttl > old.ttl);
+    change.note_if(old.ttl != new.ttl, &ttl, new.ttl > old.ttl || evaluates.ttl);
     let widens = new.assurance == Assurance::Sealed || evaluates.assurance;
     change.note_if(old.assurance != new.assurance, "assurance", widens);
     change.note_if(old.alg != new.alg, "alg", false);
@@ -236,7 +244,7 @@ fn compare_grants(old: &Grant, new: &Grant, evaluates: EvaluatedAttributes) -> C
     // decides, which may say either.
     let widens = new.status_list != Some(true) && old.status_list != Some(false);
     change.note_if(old.status_list != new.status_list, "status_list", widens);
-    change.limits(&old.limits, &new.limits);
+    change.limits(&old.limits, &new.limits, evaluates);
     change
 }
 
@@ -253,133 +261,4 @@ fn is_stricter(old: &Value, new: &Value) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::rights_changes::MAX_KEPT;
-    use super::*;
-    use crate::agents::role_set;
-
-    fn read(agents: &[(&str, &str)], roles: &[(&str, &str)]) -> AgentSet {
-        role_set::tests::read(agents, roles).unwrap()
-    }
-
-    fn between(previous: &AgentSet, current: &AgentSet) -> RightsDiff {
-        RightsDiff::between(previous, current, EvaluatedAttributes::default())
-    }
-
-    /// The changes of agent `a` with these files, and how many of them widen.
-    fn diff(old: &str, new: &str) -> (Vec<String>, usize) {
-        let diff = between(&read(&[("a", old)], &[]), &read(&[("a", new)], &[]));
-        let texts = diff.changes.iter().map(|one| one.description.replace("agent a: ", ""));
-        assert_eq!(diff.count, diff.changes.len());
-        (texts.collect(), diff.widening)
-    }
-
-    /// The changes of a grant with these lines, in both directions.
-    #[track_caller]
-    fn assert_widens(narrow: &str, wide: &str, text: &str) {
-        let file = |lines: &str| format!("[match]\nuser = 0\n[[grant]]\naudience = \"https://x\"\n{lines}\n");
-        let (found, widening) = diff(&file(narrow), &file(wide));
-        assert_eq!((found[0].as_str(), found.len(), widening), (text, 1, 1), "{narrow} to {wide}");
-        assert_eq!(diff(&file(wide), &file(narrow)).1, 0, "{wide} to {narrow}");
-    }
-
-    #[test]
-    fn wider_grants_are_flagged_and_narrower_ones_are_not() {
-        assert_widens("scopes = [\"r\"]", "scopes = [\"r\", \"w\"]", "grant for https://x: scopes +w");
-        assert_widens("ttl = \"1m\"", "ttl = \"1h\"", "grant for https://x: ttl 60 s to 3600 s");
-        assert_widens("assurance = \"tpm\"", "", "grant for https://x: assurance");
-        assert_widens("", "typ = \"JWT\"", "grant for https://x: typ");
-        assert_widens("posture = \"enforce\"", "posture = \"warn\"", "grant for https://x: posture");
-        assert_widens("posture = \"warn\"", "posture = \"off\"", "grant for https://x: posture");
-        assert_widens("status_list = true", "", "grant for https://x: status_list");
-        assert_widens("", "status_list = false", "grant for https://x: status_list");
-        assert_widens("expires = 2027-01-01", "expires = 2027-01-02", "grant for https://x: expires");
-        assert_widens("expires = 2027-01-01", "", "grant for https://x: expires");
-        assert_widens(
-            "hours = \"Mon 08:00-09:00 UTC\"",
-            "hours = \"Mon 08:00-10:00 UTC\"",
-            "grant for https://x: hours",
-        );
-        assert_widens("hours = \"Mon 08:00-09:00 UTC\"", "", "grant for https://x: hours");
-        assert_widens("", "[[grant]]\naudience = \"https://y\"", "new grant for https://y");
-        assert_widens("", "[[credential]]\nname = \"c\"", "new credential c");
-        assert_widens(
-            "[[credential]]\nname = \"c\"",
-            "[[credential]]\nname = \"c\"\nuse = \"release\"",
-            "credential c: use",
-        );
-    }
-
-    #[test]
-    fn weaker_conditions_are_flagged() {
-        let file = |conditions: &str| format!("[match]\n{conditions}\n");
-        let both = file("user = 0\nunit = \"a.service\"");
-        assert_eq!(diff(&both, &file("user = 0")), (vec!["weaker or other conditions in [match]".into()], 1));
-        assert_eq!(diff(&file("user = 0"), &both), (vec!["further conditions in [match]".into()], 0));
-        assert_eq!(diff(&file("user = 0"), &file("user = 1")).1, 1);
-        assert_eq!(diff(&file("user = 0"), &format!("drain = true\n{}", file("user = 0"))).1, 0);
-        assert_eq!(diff(&format!("drain = true\n{}", file("user = 0")), &file("user = 0")).1, 1);
-        assert_eq!(diff(&file("user = 0"), &format!("tenant = \"t\"\n{}", file("user = 0"))).1, 1);
-        assert_eq!(diff(&file("user = 0"), &format!("owner = \"o\"\n{}", file("user = 0"))).1, 0);
-    }
-
-    #[test]
-    fn changes_of_roles_are_listed_once_and_what_an_own_grant_hid_is_found() {
-        let agent = "roles = [\"r\"]\n[match]\nuser = 0\n";
-        let role = |ttl: &str| format!("[[grant]]\naudience = \"https://x\"\nttl = \"{ttl}\"\n");
-        let (short, long) = (role("1m"), role("1h"));
-        let set = |role: &str, agent: &str| read(&[("a", agent), ("b", agent)], &[("r", role)]);
-        let diff = between(&set(&short, agent), &set(&long, agent));
-        assert_eq!((diff.count, diff.widening), (1, 1), "{diff:?}");
-        assert_eq!(diff.changes[0].description, "role r: grant for https://x: ttl 60 s to 3600 s");
-        // The own grant had replaced that of the role.
-        let own = format!("{agent}{short}");
-        let diff = between(&set(&long, &own), &set(&long, agent));
-        assert_eq!((diff.count, diff.widening), (2, 2), "{diff:?}");
-        let without = between(&set(&long, agent), &set(&long, "[match]\nuser = 0\n"));
-        assert_eq!(without.widening, 0, "{without:?}");
-        assert_eq!(between(&set(&long, agent), &set(&long, agent)), RightsDiff::default());
-    }
-
-    #[test]
-    fn what_policies_evaluate_widens_when_it_changes() {
-        let with = "roles = [\"r\"]\nowner = \"o\"\n[match]\nuser = 0\n";
-        let role = [("r", "[[grant]]\naudience = \"https://x\"\n")];
-        let before = read(&[("a", with)], &role);
-        let after = read(&[("a", "owner = \"p\"\n[match]\nuser = 0\n")], &role);
-        for (roles, owner) in [(false, false), (true, false), (false, true), (true, true)] {
-            let evaluates = EvaluatedAttributes { roles, owner, ..EvaluatedAttributes::default() };
-            let diff = RightsDiff::between(&before, &after, evaluates);
-            let expected = usize::from(roles) + usize::from(owner);
-            assert_eq!((diff.count, diff.widening), (3, expected), "{diff:?}");
-        }
-        let file = |condition: &str, grant: &str| {
-            format!("[match]\nuser = 0\n{condition}\n[[grant]]\naudience = \"https://x\"\n{grant}\n")
-        };
-        let digest = format!("exe_sha256 = \"{}\"", "00".repeat(32));
-        let before = read(&[("a", &file("", ""))], &[]);
-        let after = read(&[("a", &file(&digest, "posture = \"enforce\"\nassurance = \"tpm\""))], &[]);
-        let none = EvaluatedAttributes::default();
-        for (evaluates, widening) in [
-            (none, 0),
-            (EvaluatedAttributes { posture: true, ..none }, 1),
-            (EvaluatedAttributes { assurance: true, ..none }, 1),
-            (EvaluatedAttributes { exe_sha256: true, ..none }, 1),
-            (EvaluatedAttributes { exe_sha256: true, posture: true, ..none }, 2),
-        ] {
-            let diff = RightsDiff::between(&before, &after, evaluates);
-            assert_eq!((diff.count, diff.widening), (2, widening), "{evaluates:?}: {diff:?}");
-        }
-    }
-
-    #[test]
-    fn many_changes_are_counted_and_the_first_are_kept() {
-        let names: Vec<String> = (0..300).map(|n| format!("a{n:03}")).collect();
-        let agents: Vec<(&str, &str)> =
-            names.iter().map(|name| (name.as_str(), "[match]\nuser = 0\n")).collect();
-        let diff = between(&AgentSet::default(), &read(&agents, &[]));
-        assert_eq!((diff.changes.len(), diff.count, diff.widening), (MAX_KEPT, 300, 300));
-        let removed = between(&read(&agents, &[]), &AgentSet::default());
-        assert_eq!((removed.count, removed.widening), (300, 0));
-    }
-}
+mod tests;

@@ -16,6 +16,12 @@ use super::name::is_valid_name;
 /// Roles that one agent or one role refers to.
 const MAX_REFERENCES: usize = 64;
 
+/// Grants of one role with those of the roles that it refers to, and as many credentials. Each role has a list of its
+/// own, which this bounds.
+pub(super) const MAX_TABLES: usize = 1_024;
+/// Conflicts of one file that are reported.
+const MAX_CONFLICTS: usize = 50;
+
 /// The keys of the file.
 const KEYS: &[Key] = &[
     Key::required("name", Kind::Text("\"reader\"")),
@@ -116,6 +122,11 @@ impl Role {
         }
     }
 
+    /// Whether it has more than [`MAX_TABLES`] grants or credentials, of which it does not have all then.
+    pub(super) fn has_too_many_tables(&self) -> bool {
+        self.grants.len() > MAX_TABLES || self.credentials.len() > MAX_TABLES
+    }
+
     /// The grants, sorted by audience.
     pub(super) fn grants(&self) -> &[OfRole<Grant>] {
         &self.grants
@@ -133,7 +144,8 @@ pub(super) fn find<'a, T: Keyed>(items: &'a [OfRole<T>], key: &str) -> Option<&'
     items.get(at)
 }
 
-/// Different tables of these roles for the same key, each pair once, unless `is_replaced` holds of the key.
+/// Different tables of these roles for the same key, each pair once, unless `is_replaced` holds of the key; the first
+/// 50.
 pub(super) fn conflicts<'a, T: Keyed + PartialEq + 'a>(
     roles: impl Iterator<Item = &'a [OfRole<T>]> + Clone + 'a,
     is_replaced: impl Fn(&str) -> bool,
@@ -148,12 +160,16 @@ pub(super) fn conflicts<'a, T: Keyed + PartialEq + 'a>(
             if !is_replaced(conflict.key) && !found.contains(&conflict) {
                 found.push(conflict);
             }
+            if found.len() >= MAX_CONFLICTS {
+                return found;
+            }
         }
     }
     found
 }
 
-/// The tables of `own` and those of the referred roles that they do not replace, sorted by key.
+/// The tables of `own` and those of the referred roles that they do not replace, sorted by key; not all of them if
+/// there are more than [`MAX_TABLES`].
 fn merge<'a, T: Keyed + 'a>(
     own: &[Arc<T>],
     own_name: &Arc<str>,
@@ -164,6 +180,7 @@ fn merge<'a, T: Keyed + 'a>(
     // Stable: own tables stay before those of the first role, and these before those of the second.
     merged.sort_by(|a, b| a.item.key().cmp(b.item.key()));
     merged.dedup_by(|later, earlier| later.item.key() == earlier.item.key());
+    merged.truncate(MAX_TABLES + 1);
     merged.shrink_to_fit();
     merged
 }

@@ -2,8 +2,9 @@
 //!
 //! For the command, which runs as the administrator. No value is kept or printed.
 
-use std::fs::{self, File};
+use std::fs::{File, Metadata};
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,16 @@ pub(crate) struct UnitSecret {
     pub(crate) line: usize,
     /// The variable; `None` for `SetCredential=`.
     pub(crate) variable: Option<String>,
+}
+
+impl UnitSecret {
+    /// The setting that has it, as it begins in the file: `Environment=NAME` or `SetCredential=`.
+    pub(super) fn setting(&self) -> String {
+        match &self.variable {
+            Some(name) => format!("Environment={name}"),
+            None => "SetCredential=".to_owned(),
+        }
+    }
 }
 
 /// What the files of a unit show, with what to do.
@@ -47,10 +58,7 @@ fn lints_in(unit: &str, dirs: &[&Path]) -> Vec<String> {
         // What this user may not read is not known.
         let Some(text) = read(file) else { continue };
         for secret in unit_secrets(&text) {
-            let what = secret
-                .variable
-                .map_or_else(|| "SetCredential=".to_owned(), |name| format!("Environment={name}"));
-            found.push(secret_in_unit(&format!("{}:{}", file.display(), secret.line), &what));
+            found.push(secret_in_unit(&format!("{}:{}", file.display(), secret.line), &secret.setting()));
         }
         found.extend(environment_files(&text).iter().filter_map(|path| readable_secret(path, unit)));
     }
@@ -93,14 +101,34 @@ pub(crate) fn environment_secrets(text: &str) -> impl Iterator<Item = (usize, &s
 
 /// A regular file's text; `None` if there is none that this user can read.
 pub(super) fn read(path: &Path) -> Option<String> {
-    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
-    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
+    FoundFile::find(path)?.text()
+}
+
+/// A regular file that was found and not opened.
+struct FoundFile {
+    file: File,
+    metadata: Metadata,
+}
+
+impl FoundFile {
+    /// Follows links, as the service manager does, and opens nothing: in a home directory, a link or an
+    /// `EnvironmentFile=` may lead to a device, whose opening has effects, or to a FIFO, whose opening waits.
+    fn find(path: &Path) -> Option<FoundFile> {
+        let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(path).ok()?;
+        let metadata = file.metadata().ok()?;
+        metadata.is_file().then_some(FoundFile { file, metadata })
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_SIZE).read_to_end(&mut bytes).ok()?;
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+
+    /// The text. That of most files that the kernel makes, such as those of /proc, is empty, as their size is:
+    /// reading one may wait, or take what another program waits for.
+    fn text(&self) -> Option<String> {
+        let own_path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY;
+        let file = File::options().read(true).custom_flags(flags).open(own_path).ok()?;
+        let mut bytes = Vec::new();
+        file.take(self.metadata.len().min(MAX_FILE_SIZE)).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
 }
 
 /// One `KEY=VALUE` of a unit file, with its continuation lines.
@@ -163,11 +191,11 @@ fn secret_in_unit(place: &str, what: &str) -> String {
 
 /// Looks at the file of `EnvironmentFile=`.
 pub(super) fn readable_secret(path: &Path, unit: &str) -> Option<String> {
-    let mode = fs::metadata(path).ok()?.mode();
-    if mode & 0o004 == 0 {
+    let found = FoundFile::find(path)?;
+    if found.metadata.mode() & 0o004 == 0 {
         return None;
     }
-    let text = read(path)?;
+    let text = found.text()?;
     let (_, name) = environment_secrets(&text).next()?;
     let path = path.display();
     Some(Lint::ReadableSecret.about(format_args!(
@@ -178,8 +206,8 @@ pub(super) fn readable_secret(path: &Path, unit: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -251,5 +279,26 @@ mod tests {
         fs::set_permissions(&env, Permissions::from_mode(0o644)).unwrap();
         fs::write(&env, "LEVEL=debug\n").unwrap();
         assert_eq!(found("a.service", &[dir.path()]), [""; 0]);
+    }
+
+    #[test]
+    fn links_are_followed_and_nothing_but_a_regular_file_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "A=1\n").unwrap();
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+        for target in ["file", "fifo", "none", "."] {
+            symlink(at(target), at(&format!("to-{target}"))).unwrap();
+        }
+        symlink("/dev/ptmx", at("device")).unwrap();
+        symlink("/proc/self/status", at("of-the-kernel")).unwrap();
+        for path in ["fifo", "to-fifo", "to-none", "to-.", "device"].map(at) {
+            assert!(FoundFile::find(&path).is_none() && read(&path).is_none(), "{path:?}");
+            assert_eq!(readable_secret(&path, "a.service"), None, "{path:?}");
+        }
+        assert_eq!(read(&at("of-the-kernel")), Some(String::new()));
+        for path in ["file", "to-file"].map(at) {
+            assert_eq!(read(&path).as_deref(), Some("A=1\n"), "{path:?}");
+        }
     }
 }

@@ -65,12 +65,12 @@ fn lints_in(unit: &str, own: &[PathBuf], shared: &[&Path]) -> Vec<String> {
         let Some(text) = read(file) else { continue };
         let secret = unit_secrets(&text).into_iter().next().filter(|_| is_open(file));
         found.extend(secret.map(|secret| {
-            let what = secret.variable.map_or_else(|| "SetCredential=".to_owned(), |name| format!("Environment={name}"));
             Lint::SecretInUnit.about(format_args!(
-                "{}:{} has a secret in {what}, and every user can read the file: have its issuer make a new one, \
-                 store that with hostbadge credential put, and remove it here",
+                "{}:{} has a secret in {}, and every user can read the file: have its issuer make a new one, store \
+                 that with hostbadge credential put, and remove it here",
                 file.display(),
-                secret.line
+                secret.line,
+                secret.setting()
             ))
         }));
         let others = environment_files(&text).into_iter().filter(|path| is_open(path));

@@ -17,6 +17,9 @@ use crate::clock::{BootTime, Clock, Timestamp, Zone};
 use crate::config::AnomalyRule;
 use crate::mutex::lock;
 
+/// Profiles that are copied in one go to be stored, while no observation is possible.
+const COPIED_AT_ONCE: usize = 16;
+
 /// Whether the credential that an agent of a tenant asks for by a name is a canary. The arguments are the tenant,
 /// empty where there is none, the agent and the name.
 pub type CanaryLookup = Box<dyn Fn(&str, &str, &str) -> bool + Send + Sync>;
@@ -43,7 +46,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    profiles: HashMap<Box<str>, Profile>,
+    profiles: HashMap<Arc<str>, Profile>,
     /// The latest observation of any agent.
     last: Option<(Timestamp, BootTime)>,
     /// When the clock was set.
@@ -140,6 +143,18 @@ impl Anomalies {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
+    /// An alert was not recorded, because too many were waiting.
+    pub fn note_dropped(&self) {
+        self.0.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// More follows from what the rule finds than before: its next finding about the agent has an alert.
+    pub fn rearm(&self, agent: &str, rule: AnomalyRule) {
+        if let Some(profile) = lock(&self.0.state).profiles.get_mut(agent) {
+            profile.withdraw_alert(rule);
+        }
+    }
+
     /// An administrator resumed the agent: each rule has an alert at its next finding.
     pub fn resume(&self, agent: &str) {
         if let Some(profile) = lock(&self.0.state).profiles.get_mut(agent) {
@@ -186,15 +201,24 @@ impl Anomalies {
         state.since = Some(since);
     }
 
-    /// What is to be stored; `None` until the file was read.
+    /// What is to be stored; `None` until the file was read. Observations of requests wait for the copy of a few
+    /// profiles at most.
     pub fn to_file(&self) -> Option<AnomalyFile> {
         let alerts = lock(&self.0.alerts).iter().cloned().collect();
-        let (since, profiles) = {
+        let (since, agents) = {
             let state = lock(&self.0.state);
-            let profiles: Vec<(String, Profile)> =
-                state.profiles.iter().map(|(agent, profile)| (agent.to_string(), profile.clone())).collect();
-            (state.since?, profiles)
+            let agents: Vec<Arc<str>> = state.profiles.keys().cloned().collect();
+            (state.since?, agents)
         };
+        let mut profiles = Vec::with_capacity(agents.len());
+        for some in agents.chunks(COPIED_AT_ONCE) {
+            let state = lock(&self.0.state);
+            let copy = |agent: &Arc<str>| Some((agent.to_string(), state.profiles.get(agent)?.clone()));
+            profiles.extend(some.iter().filter_map(copy));
+            drop(state);
+            // Without it, this thread mostly has the lock again before one that waits for it.
+            std::thread::yield_now();
+        }
         Some(AnomalyFile { since, agents: file::within_size(profiles), alerts })
     }
 
@@ -217,7 +241,7 @@ impl Anomalies {
         let Some(repeats) = profile.begin_alert(rule, boot) else { return };
         let (agent, tenant) = (agent.to_owned(), tenant.map(str::to_owned));
         if self.0.sender.try_send(Alert { time, rule, agent, tenant, detail, repeats }).is_err() {
-            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            self.note_dropped();
             profile.withdraw_alert(rule);
         }
     }
@@ -257,141 +281,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_secs(1_799_625_600);
-    const DAY: Duration = Duration::from_secs(24 * 3600);
-
-    fn new(clock: &Clock) -> (Anomalies, mpsc::Receiver<Alert>) {
-        let anomalies = Anomalies::new(clock.clone(), Zone::utc(), DAY * 7);
-        let receiver = anomalies.take_receiver().unwrap();
-        anomalies.restore(None);
-        (anomalies, receiver)
-    }
-
-    fn observe(anomalies: &Anomalies, act: Act<'_>) {
-        let (time, boot) = (anomalies.clock().now(), anomalies.clock().boot_time());
-        let exe = Some((Path::new("/usr/bin/agent"), [1; 8]));
-        anomalies.observe(&Observation {
-            time,
-            boot,
-            agent: "a",
-            tenant: None,
-            act,
-            exe,
-            stated_hours: None,
-        });
-    }
-
-    fn token(audiences: &str) -> Act<'_> {
-        Act::Token { audiences, jti: "j", lifetime: Duration::from_secs(300), is_longest: Some(true) }
-    }
-
-    #[test]
-    fn a_canary_is_found_at_once_and_a_flood_is_one_alert() {
-        let clock = Clock::manual(NOW);
-        let (anomalies, mut alerts) = new(&clock);
-        anomalies
-            .set_canaries(Box::new(|tenant, agent, name| (tenant, agent, name) == ("", "a", "root-key")));
-        observe(&anomalies, Act::Credential("other"));
-        assert!(alerts.try_recv().is_err());
-        for _ in 0..1000 {
-            observe(&anomalies, Act::Refused { credential: Some("root-key"), count: 0 });
-        }
-        let alert = alerts.try_recv().unwrap();
-        assert_eq!(
-            (alert.rule, alert.detail.as_str()),
-            (AnomalyRule::Canary, "it asked for the canary credential root-key")
-        );
-        assert!(alerts.try_recv().is_err());
-        anomalies.resume("a");
-        observe(&anomalies, Act::Credential("root-key"));
-        assert_eq!(alerts.try_recv().unwrap().detail, "it got the canary credential root-key");
-        clock.advance(Duration::from_secs(3601));
-        observe(&anomalies, Act::Credential("root-key"));
-        assert_eq!(alerts.try_recv().unwrap().repeats, 0);
-    }
-
-    #[test]
-    fn a_clock_that_is_set_neither_ends_the_learning_time_nor_makes_an_hour_unusual() {
-        let clock = Clock::manual(NOW);
-        let (anomalies, mut alerts) = new(&clock);
-        observe(&anomalies, token("x"));
-        clock.set(NOW.after(DAY * 365));
-        observe(&anomalies, token("y"));
-        clock.set(NOW);
-        observe(&anomalies, token("z"));
-        assert!(alerts.try_recv().is_err(), "still learning");
-        for hour in 0..24 * 30 {
-            if (9..17).contains(&(hour % 24)) {
-                observe(&anomalies, token("x"));
-            }
-            clock.advance(Duration::from_secs(3600));
-        }
-        // Midnight: the clock is set to 03:00.
-        clock.set(clock.now().after(Duration::from_secs(3 * 3600)));
-        observe(&anomalies, token("x"));
-        assert!(alerts.try_recv().is_err());
-        clock.advance(Duration::from_secs(3601));
-        observe(&anomalies, token("x"));
-        assert_eq!(alerts.try_recv().unwrap().rule, AnomalyRule::Hours);
-    }
-
-    #[test]
-    fn what_was_learnt_is_stored_and_agents_are_bounded() {
-        let clock = Clock::manual(NOW);
-        let (anomalies, _alerts) = new(&clock);
-        for _ in 0..9 {
-            observe(&anomalies, token("x"));
-            clock.advance(DAY);
-        }
-        let dir = tempfile::tempdir().unwrap();
-        anomalies.to_file().unwrap().write(dir.path()).unwrap();
-        let (restarted, mut alerts) = {
-            let anomalies = Anomalies::new(clock.clone(), Zone::utc(), DAY * 7);
-            let receiver = anomalies.take_receiver().unwrap();
-            assert!(anomalies.to_file().is_none(), "the file is not replaced before it was read");
-            anomalies.restore(AnomalyFile::read(dir.path()).unwrap());
-            (anomalies, receiver)
-        };
-        assert_eq!(restarted.since(), Some(NOW));
-        observe(&restarted, token("x y"));
-        assert_eq!(alerts.try_recv().unwrap().detail, "it uses the audience y for the first time");
-        for n in 0..MAX_AGENTS + 10 {
-            let agent = format!("agent-{n}");
-            let (time, boot) = (clock.now().after(Duration::from_secs(n as u64)), clock.boot_time());
-            let seen = Observation {
-                time,
-                boot,
-                agent: &agent,
-                tenant: None,
-                act: Act::Identity,
-                exe: None,
-                stated_hours: None,
-            };
-            restarted.observe(&seen);
-        }
-        let file = restarted.to_file().unwrap();
-        assert!(
-            file.agents.len() <= MAX_AGENTS && file.agents.contains_key(&format!("agent-{}", MAX_AGENTS + 9))
-        );
-        file.write(dir.path()).unwrap();
-        assert!(AnomalyFile::read(dir.path()).unwrap().is_some(), "within the size of a state file");
-    }
-
-    /// The cost is printed; a test asserts no duration tighter than a busy machine allows.
-    #[test]
-    fn an_observation_costs_little() {
-        let clock = Clock::manual(NOW);
-        let (anomalies, _alerts) = new(&clock);
-        let count = 20_000;
-        let start = std::time::Instant::now();
-        for _ in 0..count {
-            observe(&anomalies, token("https://api.example.com"));
-        }
-        println!("{:?} for each token", start.elapsed() / count);
-    }
-}
+mod tests;

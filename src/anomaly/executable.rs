@@ -1,7 +1,10 @@
 //! The rules `executable` and `unit_file`: another executable, or a changed file.
 //!
 //! An executable is known by its path and by its file: a digest of inode, size and times. A path that was not used
-//! within the learning time is another executable; another file at a known path is a changed one. Of the unit that
+//! within the learning time is another executable; another file at a known path is a changed one. When the name of a
+//! file is removed, as by an upgrade of its package, the kernel appends ` (deleted)` to its path, and its ctime
+//! changes. A process of the file that was known at this path goes on then, by its device, inode, size and mtime. The
+//! suffix alone says nothing, because a file can have such a name. Of the unit that
 //! `[match]` names, the digest over its file and drop-ins is compared, the one that `unit_sha256` names too. Each is
 //! known from its alert on.
 
@@ -27,8 +30,7 @@ pub(super) enum Difference {
 impl KnownFiles {
     /// Takes note of a file. Returns how it differs.
     pub fn observe(&mut self, name: u64, content: u64, is_learnt: bool) -> Option<Difference> {
-        // Mostly the one that was seen last.
-        if self.0.iter().rev().any(|known| *known == (name, content)) {
+        if self.has(name, content) {
             return None;
         }
         let is_known = self.has_name(name);
@@ -39,8 +41,12 @@ impl KnownFiles {
         is_learnt.then_some(if is_known { Difference::Changed } else { Difference::Other })
     }
 
-    /// Whether a file of this name is known.
-    pub fn has_name(&self, name: u64) -> bool {
+    /// Whether a file of this name is known with this content.
+    pub fn has(&self, name: u64, content: u64) -> bool {
+        self.0.iter().any(|known| *known == (name, content))
+    }
+
+    fn has_name(&self, name: u64) -> bool {
         self.0.iter().any(|known| known.0 == name)
     }
 

@@ -56,7 +56,7 @@ impl LearntHours {
             return false;
         }
         let unusual = &mut self.unusual[kind][hour];
-        *unusual += 1;
+        *unusual = unusual.saturating_add(1);
         if *unusual >= DAYS_TO_ACCEPT {
             *unusual = 0;
             self.used[kind][hour] = 1;

@@ -29,7 +29,7 @@ use std::time::Duration;
 pub use alert::{Alert, StoredAlert};
 pub use anomalies::{Anomalies, CanaryLookup};
 pub use file::AnomalyFile;
-pub use observation::{Act, Observation};
+pub use observation::{Act, Executable, Observation};
 pub use report::ProfileReport;
 
 /// Agents that have a profile; those that were seen longest ago are forgotten first. More than a host can register.

@@ -20,16 +20,27 @@ pub struct Observation<'a> {
     pub tenant: Option<&'a str>,
     /// What was decided.
     pub act: Act<'a>,
-    /// The executable's path, with what distinguishes its file from others at this path.
-    pub exe: Option<(&'a Path, [u8; 8])>,
+    /// The executable.
+    pub exe: Option<Executable<'a>>,
     /// The hours that the agent's file states.
     pub stated_hours: Option<&'a Hours>,
+}
+
+/// The executable of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Executable<'a> {
+    /// Its path, as the kernel reports it.
+    pub path: &'a Path,
+    /// What distinguishes its file from others at this path, also after a start of the host.
+    pub version: [u8; 8],
+    /// What identifies its file until the host is started again, also after the file's name was removed.
+    pub file: [u8; 8],
 }
 
 /// What was decided.
 #[derive(Clone, Copy, Debug)]
 pub enum Act<'a> {
-    /// A token was issued: an access token or a JWT-SVID.
+    /// An access token was issued.
     Token {
         /// Its audiences, separated by spaces.
         audiences: &'a str,
@@ -40,6 +51,8 @@ pub enum Act<'a> {
         /// Whether it has the longest lifetime of its grant; `None` where that is not asked for.
         is_longest: Option<bool>,
     },
+    /// A JWT-SVID was issued, for these audiences, separated by spaces. It is not introspected.
+    JwtSvid(&'a str),
     /// A certificate or WIT-SVID was issued.
     Identity,
     /// The value of a credential was released.
@@ -48,7 +61,7 @@ pub enum Act<'a> {
     Refused {
         /// The credential that was asked for.
         credential: Option<&'a str>,
-        /// How many; 0 for a refusal that the agent did not cause.
+        /// How many of them the agent's own requests caused; 0 for a refusal that others caused.
         count: u64,
     },
     /// Something that gives access to nothing: evidence, for example.
@@ -58,7 +71,7 @@ pub enum Act<'a> {
 impl Act<'_> {
     /// Whether the agent got something.
     pub(super) fn is_use(&self) -> bool {
-        matches!(self, Act::Token { .. } | Act::Identity | Act::Credential(_))
+        matches!(self, Act::Token { .. } | Act::JwtSvid(_) | Act::Identity | Act::Credential(_))
     }
 }
 

@@ -11,13 +11,13 @@ use super::executable::{Difference, KnownFiles};
 use super::first_use::KnownNames;
 use super::hours::LearntHours;
 use super::lifetime::Lifetimes;
-use super::observation::{Act, Observation, name_digest};
+use super::observation::{Act, Executable, Observation, name_digest};
 use super::rate::{REFRESH, REFUSALS, Rate};
 use super::unused_tokens::TokenUse;
 use crate::clock::{BootTime, Timestamp, Zone};
 use crate::config::{AnomalyRule, escape_unprintable};
 
-/// What the kernel appends to the path of an executable whose file was removed, as by an upgrade of its package.
+/// What the kernel appends to the path of an executable whose file was removed.
 const DELETED: &str = " (deleted)";
 /// Length of the longest name in an alert's text, in bytes.
 const MAX_SHOWN: usize = 200;
@@ -34,6 +34,9 @@ pub(super) struct Profile {
     pub hours: LearntHours,
     pub names: KnownNames,
     pub executables: KnownFiles,
+    /// The same files, by what stays the same when a file's name is removed. Earlier releases stored none.
+    #[serde(default)]
+    pub lasting_executables: KnownFiles,
     pub unit_files: KnownFiles,
     pub lifetimes: Lifetimes,
     pub tokens: TokenUse,
@@ -77,6 +80,7 @@ impl Profile {
             hours: LearntHours::default(),
             names: KnownNames::default(),
             executables: KnownFiles::default(),
+            lasting_executables: KnownFiles::default(),
             unit_files: KnownFiles::default(),
             lifetimes: Lifetimes::default(),
             tokens: TokenUse::default(),
@@ -90,6 +94,7 @@ impl Profile {
             && self.refusals.is_valid()
             && self.names.is_valid()
             && self.executables.is_valid()
+            && self.lasting_executables.is_valid()
             && self.unit_files.is_valid()
             && self.lifetimes.is_valid()
             && self.tokens.is_valid()
@@ -108,7 +113,9 @@ impl Profile {
             found.push((AnomalyRule::Canary, canary(seen.act)));
         }
         self.compare_process(seen, is_learnt, &mut found);
-        if let Act::Refused { count, .. } = seen.act {
+        if let Act::Refused { count, .. } = seen.act
+            && count > 0
+        {
             // From the first observation on: an agent that is new has a mean of zero.
             if let Some(excess) = self.refusals.observe(count, seen.boot, REFUSALS, true) {
                 let minutes = REFUSALS.period.as_secs() / 60;
@@ -147,7 +154,7 @@ impl Profile {
         }
     }
 
-    /// The alert was not sent: the next finding has one.
+    /// The next finding has an alert, as if there had been none.
     pub fn withdraw_alert(&mut self, rule: AnomalyRule) {
         self.present.alerts[rule as usize] = None;
     }
@@ -158,19 +165,22 @@ impl Profile {
     }
 
     fn compare_process(&mut self, seen: &Observation<'_>, is_learnt: bool, found: &mut Vec<Finding>) {
-        let Some((path, file)) = seen.exe else { return };
-        if self.present.exe.as_ref().is_some_and(|(last, last_file)| *last_file == file && last == path) {
+        let Some(Executable { path, version, file }) = seen.exe else { return };
+        let is_same = |(last, last_version): &(PathBuf, [u8; 8])| *last_version == version && last == path;
+        if self.present.exe.as_ref().is_some_and(is_same) {
             return;
         }
+        self.present.exe = Some((path.to_owned(), version));
         let path_text = path.to_string_lossy();
-        let present_path = path_text.strip_suffix(DELETED).unwrap_or(&path_text);
-        let name = name_digest("exe", present_path);
-        // Removing the file changes one of its times, and a process that goes on is the one that was seen.
-        if present_path.len() < path_text.len() && self.executables.has_name(name) {
-            self.present.exe = Some((path.to_owned(), file));
+        let (version, file) = (u64::from_be_bytes(version), u64::from_be_bytes(file));
+        if let Some(removed) = path_text.strip_suffix(DELETED)
+            && self.lasting_executables.has(name_digest("exe", removed), file)
+        {
             return;
         }
-        if let Some(difference) = self.executables.observe(name, u64::from_be_bytes(file), is_learnt) {
+        let name = name_digest("exe", &path_text);
+        self.lasting_executables.observe(name, file, is_learnt);
+        if let Some(difference) = self.executables.observe(name, version, is_learnt) {
             let path = shown(&path_text);
             let text = match difference {
                 Difference::Changed => format!("its executable {path} has changed"),
@@ -178,7 +188,6 @@ impl Profile {
             };
             found.push((AnomalyRule::Executable, text));
         }
-        self.present.exe = Some((path.to_owned(), file));
     }
 
     fn compare_use(
@@ -201,7 +210,7 @@ impl Profile {
         }
         match seen.act {
             Act::Token { audiences, jti, lifetime, is_longest } => {
-                for audience in audiences.split(' ').filter(|audience| !audience.is_empty()) {
+                for audience in each(audiences) {
                     let name = name_digest("aud", audience);
                     self.compare_name(name, "audience", audience, is_learnt, found);
                     self.follow_token(name, (audience, jti, lifetime), seen.boot, is_learnt, found);
@@ -213,6 +222,11 @@ impl Profile {
                         share * 100.0
                     );
                     found.push((AnomalyRule::Lifetime, text));
+                }
+            }
+            Act::JwtSvid(audiences) => {
+                for audience in each(audiences) {
+                    self.compare_name(name_digest("aud", audience), "audience", audience, is_learnt, found);
                 }
             }
             Act::Credential(name) => {
@@ -284,6 +298,11 @@ impl Profile {
             found.push((AnomalyRule::UnusedTokens, text));
         }
     }
+}
+
+/// The audiences of a list with spaces between them.
+fn each(audiences: &str) -> impl Iterator<Item = &str> {
+    audiences.split(' ').filter(|audience| !audience.is_empty())
 }
 
 fn canary(act: Act<'_>) -> String {

@@ -178,7 +178,11 @@ impl Month {
             agent: &agent.name,
             tenant: None,
             act,
-            exe: Some((Path::new("/usr/bin/agent"), [agent.exe; 8])),
+            exe: Some(Executable {
+                path: Path::new("/usr/bin/agent"),
+                version: [agent.exe; 8],
+                file: [agent.exe; 8],
+            }),
             stated_hours: None,
         });
     }

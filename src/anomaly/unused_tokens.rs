@@ -1,9 +1,10 @@
 //! The rule `unused_tokens`: tokens that relying parties introspected before are not seen used any more.
 //!
 //! The host sees the use of a token only if a relying party introspects it here, so the rule applies to audiences
-//! where that is usual. Of each audience's tokens, it is kept whether they were introspected as active before they
-//! expired. Sixteen tokens in a row that were not are found if at least half of the tokens before them were, of 20 or
-//! more. Tokens that have not expired are not kept across a restart of the daemon.
+//! where that is usual; JWT-SVIDs are not introspected. Of each audience's tokens, it is kept whether they were
+//! introspected as active before they expired: nothing is known of a token before it has expired. Sixteen tokens in a
+//! row that were not are found if at least half of the tokens before them were, of 20 or more. Tokens that have not
+//! expired are not kept across a restart of the daemon.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::clock::BootTime;
 
 /// Audiences of one agent whose tokens are introspected.
 const MAX_AUDIENCES: usize = 32;
-/// Tokens of one agent that may still be used. The oldest is not followed any further.
+/// Tokens of one agent that are followed until they expire. Further ones are not followed, and say nothing.
 const MAX_LIVE: usize = 128;
 /// Tokens from which the share has to come.
 const NEEDED: u32 = 20;
@@ -29,6 +30,7 @@ const IN_A_ROW: u32 = 16;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TokenUse {
     audiences: Vec<AudienceUse>,
+    /// In the order of their expiry.
     #[serde(skip)]
     live: VecDeque<LiveToken>,
 }
@@ -70,15 +72,17 @@ impl TokenUse {
         is_learnt: bool,
     ) -> Option<Unused> {
         let mut found = None;
-        while let Some(token) = self.live.front() {
-            if token.expires > boot && self.live.len() < MAX_LIVE {
+        while let Some(token) = self.live.pop_front() {
+            if token.expires > boot {
+                self.live.push_front(token);
                 break;
             }
-            let Some(token) = self.live.pop_front() else { break };
             found = self.settle(&token, is_learnt).or(found);
         }
-        if self.audiences.iter().any(|known| known.audience == audience) {
-            self.live.push_back(LiveToken { jti, audience, expires: boot.after(lifetime), is_used: false });
+        if self.live.len() < MAX_LIVE && self.audiences.iter().any(|known| known.audience == audience) {
+            let expires = boot.after(lifetime);
+            let at = self.live.partition_point(|token| token.expires <= expires);
+            self.live.insert(at, LiveToken { jti, audience, expires, is_used: false });
         }
         found
     }
@@ -161,6 +165,27 @@ mod tests {
         let found: Vec<_> = (60..80).filter_map(&mut issue).collect();
         assert_eq!(found.len(), 1);
         assert!(found[0].in_a_row == 16 && found[0].share > 0.6, "{found:?}");
+    }
+
+    #[test]
+    fn a_token_that_has_not_expired_is_not_unused() {
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        let mut tokens = TokenUse::default();
+        // Relying parties use each token half a minute after its issue, and an agent gets many at once.
+        tokens.used(7, 0);
+        for burst in 0..20 {
+            let jtis = burst * 300..(burst + 1) * 300;
+            for jti in jtis.clone() {
+                // Also with longer ones among them, which expire later.
+                let lifetime = if jti % 10 == 0 { MINUTE * 60 } else { MINUTE };
+                assert_eq!(tokens.issued(7, jti, lifetime, clock.boot_time(), true), None, "{jti}");
+            }
+            clock.advance(MINUTE / 2);
+            jtis.for_each(|jti| tokens.used(7, jti));
+            clock.advance(MINUTE);
+        }
+        assert!(tokens.audiences[0].share > 0.99 && tokens.audiences[0].tokens > 100, "{tokens:?}");
+        assert!(tokens.live.len() <= MAX_LIVE);
     }
 
     #[test]

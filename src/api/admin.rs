@@ -168,14 +168,21 @@ impl AdminApi {
         client: &ClientConnection,
         request: Request<Incoming>,
     ) -> Reply {
-        let context = routes::context(ROUTES, &request);
-        let reply = correlation::scope(context, self.handle_correlated(client, request)).await;
+        let uri = request.uri().clone();
+        let found = routes::find(ROUTES, request.method(), uri.path());
+        let context = routes::context(found.route(), request.headers());
+        let reply = correlation::scope(context, self.handle_correlated(client, request, &uri, found)).await;
         reply::with_correlation(reply, &context.correlation)
     }
 
-    async fn handle_correlated(&self, client: &ClientConnection, request: Request<Incoming>) -> Reply {
-        let (lookup, uri) = (client.begin_request(), request.uri().clone());
-        let found = routes::find(ROUTES, request.method(), uri.path());
+    async fn handle_correlated(
+        &self,
+        client: &ClientConnection,
+        request: Request<Incoming>,
+        uri: &Uri,
+        found: RouteMatch<'_, AdminSocketRole>,
+    ) -> Reply {
+        let lookup = client.begin_request();
         if matches!(&found, RouteMatch::Found(route, _) if route.role == AdminSocketRole::Monitor) {
             return self.metrics(lookup, uri.query().unwrap_or_default()).await;
         }
@@ -192,7 +199,7 @@ impl AdminApi {
         match route.role {
             AdminSocketRole::Monitor => reply::not_found(),
             AdminSocketRole::Admin(handler) => {
-                let work = async |body: &_| self.admin(handler, &admin, name, &uri, body).await;
+                let work = async |body: &_| self.admin(handler, &admin, name, uri, body).await;
                 self.answer(client, &admin, request, route, work).await
             }
             AdminSocketRole::Root(handler) => match self.service.require_root(admin).await {

@@ -112,7 +112,7 @@ impl AgentApi {
             RouteMatch::WrongMethod(allow) => return (reply::method_not_allowed(allow), Cost::Error),
             RouteMatch::NotFound => return (reply::not_found(), Cost::Error),
         };
-        let context = routes::context(ROUTES, &request);
+        let context = routes::context(Some(route), request.headers());
         let (reply, cost) = match route.role {
             AnyCaller(handler) => (self.public(handler, route.path, names).await, Cost::Unit),
             IdentifiedCaller(handler) => {

@@ -4,9 +4,8 @@
 //! header, and HEAD follow from the table. A row's `role` holds the handler, so a route without a role does
 //! not compile, and a handler cannot run for another role than its own.
 
-use hyper::body::Incoming;
-use hyper::header::HeaderValue;
-use hyper::{Method, Request};
+use hyper::Method;
+use hyper::header::{HeaderMap, HeaderValue};
 
 use crate::correlation::{Correlation, RequestContext, TRACEPARENT};
 
@@ -53,13 +52,21 @@ pub enum RouteMatch<'a, R: 'static> {
     NotFound,
 }
 
+impl<R> RouteMatch<'_, R> {
+    /// The route, if the request has one.
+    pub fn route(&self) -> Option<&'static Route<R>> {
+        match self {
+            RouteMatch::Found(route, _) => Some(*route),
+            RouteMatch::WrongMethod(_) | RouteMatch::NotFound => None,
+        }
+    }
+}
+
 /// What records say of a request: its ids, and its route without what the caller put in place of the braces.
-pub fn context<R>(routes: &'static [Route<R>], request: &Request<Incoming>) -> RequestContext {
-    let (verb, path) = match find(routes, request.method(), request.uri().path()) {
-        RouteMatch::Found(route, _) => (route.verb.method(), route.path),
-        RouteMatch::WrongMethod(_) | RouteMatch::NotFound => ("other", "request"),
-    };
-    let traceparents = request.headers().get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
+/// `route` is the route that was found for it, if there is one.
+pub fn context<R>(route: Option<&Route<R>>, headers: &HeaderMap) -> RequestContext {
+    let (verb, path) = route.map_or(("other", "request"), |route| (route.verb.method(), route.path));
+    let traceparents = headers.get_all(TRACEPARENT).iter().map(HeaderValue::as_bytes);
     RequestContext { verb, path, correlation: Correlation::of_request(traceparents) }
 }
 

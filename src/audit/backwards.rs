@@ -31,6 +31,8 @@ pub(super) struct BackwardLines<'a> {
     block_start: u64,
     /// Bytes of `block` that were not searched for newlines yet.
     unsearched: usize,
+    /// Where the text begins that was returned last.
+    text_start: u64,
     /// The position of the newline that ends the line whose beginning is searched.
     newline_after: Option<u64>,
     line: Vec<u8>,
@@ -44,6 +46,7 @@ impl<'a> BackwardLines<'a> {
             block: Vec::new(),
             block_start: end,
             unsearched: 0,
+            text_start: end,
             newline_after: None,
             line: Vec::new(),
         }
@@ -63,10 +66,17 @@ impl<'a> BackwardLines<'a> {
         Ok(None)
     }
 
-    /// Returns the text before those that were returned, without its newline, that has the length of a line.
+    /// Returns where the text begins that was returned last.
+    pub(super) fn position(&self) -> u64 {
+        self.text_start
+    }
+
+    /// Returns the text before those that were returned, without its newline, that is not longer than any line of the
+    /// log.
     pub(super) fn next_text(&mut self) -> io::Result<Option<&[u8]>> {
         while let Some(range) = self.next_range()? {
-            if is_line_length(range.end - range.start) {
+            if range.end - range.start <= MAX_OLD_LINE_LEN {
+                self.text_start = range.start;
                 return self.bytes(&range).map(Some);
             }
         }

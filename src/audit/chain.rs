@@ -149,13 +149,7 @@ impl ChainedLog {
     }
 
     /// Starts a new file, whose directory entry the caller has to sync. On failure the current file
-    /// continues to grow.
-    pub(super) fn rotate(&mut self) -> io::Result<()> {
-        self.file.sync_data()?;
-        self.start_file()
-    }
-
-    /// As [`ChainedLog::rotate`], for a file that was removed or cannot be synced.
+    /// continues to grow. The caller syncs the current file before, unless it was removed or cannot be synced.
     pub(super) fn start_file(&mut self) -> io::Result<()> {
         let path = log_file(&self.dir, self.last.seq + 1);
         self.tree.write_state_or_warn(&path);
@@ -225,7 +219,7 @@ mod tests {
             let bodies = [body("a"), body("b")];
             log.append(bodies.iter().map(Vec::as_slice)).unwrap();
             if round == 1 {
-                log.rotate().unwrap();
+                log.start_file().unwrap();
             }
         }
         assert_eq!(log_files(dir.path()).unwrap().len(), 2);

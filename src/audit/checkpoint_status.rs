@@ -1,4 +1,4 @@
-//! What is known of the log's checkpoints, for `hostbadge status`.
+//! What is known of the log's checkpoints, for `hostbadge status` and the metrics.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,12 +8,16 @@ use crate::mutex::lock;
 /// What is known of the checkpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointReport {
+    /// Whether this daemon makes checkpoints.
+    pub is_on: bool,
     /// The number of the last record that a checkpoint covers.
     pub covered_to: Option<u64>,
     /// When the last checkpoint was made.
     pub at: Option<Timestamp>,
     /// Why a checkpoint that is due cannot be made.
     pub problem: Option<String>,
+    /// Attempts that failed since the start.
+    pub failures: u64,
 }
 
 /// The handle by which the component that makes checkpoints reports them. Clones share it.
@@ -26,14 +30,26 @@ impl CheckpointStatus {
         lock(&self.0).clone()
     }
 
+    /// Checkpoints are made.
+    pub fn set_on(&self) {
+        lock(&self.0).is_on = true;
+    }
+
     /// A checkpoint covers the records up to `seq`.
     pub fn set_covered(&self, seq: u64, at: Timestamp) {
         let mut report = lock(&self.0);
         (report.covered_to, report.at) = (Some(seq), Some(at));
     }
 
-    /// Why a checkpoint cannot be made; `None` once one was made.
-    pub fn set_problem(&self, problem: Option<String>) {
-        lock(&self.0).problem = problem;
+    /// An attempt failed, for this reason.
+    pub fn note_failure(&self, problem: String) {
+        let mut report = lock(&self.0);
+        report.problem = Some(problem);
+        report.failures += 1;
+    }
+
+    /// A checkpoint was made, or none is due.
+    pub fn note_success(&self) {
+        lock(&self.0).problem = None;
     }
 }

@@ -107,6 +107,7 @@ events! {
     RecoveryKeyCreated "recovery-key-created" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,
     ReviewSigned "review-signed" "e0ef552ea07a2fb19a686c241b1a9caf" INFO,
     RequestRefused "request-refused" "3ee38bd6d8b44a2abf71ad20c4594797" WARN,
+    ReplyRefused "reply-refused" "aa1011791234227eb9e464f4428b2098" ERROR,
     RevocationLifted "revocation-lifted" "4d9a1c7e2b6f48d0a3e5f7089c1b2d64" WARN,
     RevocationsBlocked "revocations-blocked" "a6e2f19c0d4b4b7f8c3a5d21e9076f58" ERROR,
     RsaKeyCreated "rsa-key-created" "0e7eecd6e6c045b1934238742037b914" INFO,
@@ -145,7 +146,7 @@ impl Event {
     /// Returns the outcome that a record of this event has.
     pub fn outcome(self) -> Outcome {
         match self {
-            Event::RequestRefused => Outcome::Refused,
+            Event::RequestRefused | Event::ReplyRefused => Outcome::Refused,
             Event::Attested
             | Event::CertificateIssued
             | Event::CredentialReleased

@@ -9,18 +9,16 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::line::MAX_SEQ;
+use crate::verify::audit::{LOG_EXTENSION, log_file_name};
 
-/// Digits of N.
-const NUMBER_LEN: usize = 20;
-/// Extension of the files that have lines.
-const LOG_EXTENSION: &str = "jsonl";
+pub(super) use crate::verify::audit::first_seq;
+
 /// Prefix of the extension of what was set aside.
 const TORN_PREFIX: &str = "torn-";
 
 /// Returns the path of the file that begins with line `first_seq`.
 pub(super) fn log_file(dir: &Path, first_seq: u64) -> PathBuf {
-    dir.join(format!("{first_seq:0NUMBER_LEN$}.{LOG_EXTENSION}"))
+    dir.join(log_file_name(first_seq))
 }
 
 /// Returns the log's files, oldest first.
@@ -38,14 +36,6 @@ pub(super) fn irregular_entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
     entries(dir, |extension, is_file| !is_file && extension == LOG_EXTENSION)
 }
 
-/// Returns the number in a file's name, or `None` if the daemon does not give such a name.
-pub(super) fn first_seq(path: &Path) -> Option<u64> {
-    let stem = path.file_stem()?.to_str()?;
-    let is_number = stem.len() == NUMBER_LEN && stem.bytes().all(|b| b.is_ascii_digit());
-    let number = is_number.then(|| stem.parse().ok()).flatten();
-    number.filter(|number| *number <= MAX_SEQ)
-}
-
 /// Opens a log file. Never waits for a FIFO, and follows no symbolic link. An error names the file.
 pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
@@ -54,6 +44,20 @@ pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<Fi
         return Ok(file);
     }
     Err(io::Error::other(format!("{} is not a regular file", path.display())))
+}
+
+/// Has the kernel write the directory of a file to the disk, after the file was created, renamed or removed.
+pub(super) fn sync_dir_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Opens a log file for reading. Returns `None` if it was removed or moved away since it was listed.
+pub(super) fn open_if_present(path: &Path) -> io::Result<Option<File>> {
+    match open_file(path, File::options().read(true)) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Puts the path before an error's text.

@@ -125,9 +125,7 @@ fn has_audience(member: Option<&str>, asked: &str) -> bool {
 
 fn is_instance(peer: Option<&SearchedPeer<'_>>, asked: &str) -> bool {
     let Some(peer) = peer else { return false };
-    is_asked(Some(asked), peer.unit.as_deref(), MAX_CALLER_TEXT)
-        || [&peer.invocation, &peer.exe_sha256].into_iter().any(|text| text.as_deref() == Some(asked))
-        || peer.pid.to_string() == asked
+    peer.ids().any(|id| is_asked(Some(asked), Some(&id), MAX_CALLER_TEXT))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::chain::ChainedLog;
 use super::line::MAX_BODY_LEN;
 use super::metrics::AuditMetrics;
+use crate::config::AuditSync;
 use crate::mutex::lock;
 
 /// A write that takes longer than this was not just a copy into the page cache: the disk is slow.
@@ -92,6 +93,8 @@ pub struct AuditHealth {
     write_error: Mutex<Option<WriteError>>,
     /// Why the last sync failed; `None` if it succeeded.
     sync_error: Mutex<Option<WriteError>>,
+    /// Whether replies wait for the disk, so that nothing is issued while it cannot sync.
+    needs_sync: bool,
     /// Why the last new file could not be started; `None` if it was.
     rotation_error: Mutex<Option<WriteError>>,
     /// Whether a stall was logged and its end was not.
@@ -106,7 +109,7 @@ pub struct AuditHealth {
 }
 
 impl AuditHealth {
-    pub(super) fn new(last_seq: u64) -> AuditHealth {
+    pub(super) fn new(last_seq: u64, sync: AuditSync) -> AuditHealth {
         AuditHealth {
             start: Instant::now(),
             last_seq: AtomicU64::new(last_seq),
@@ -115,6 +118,7 @@ impl AuditHealth {
             fast_writes_needed: AtomicU32::new(0),
             write_error: Mutex::default(),
             sync_error: Mutex::default(),
+            needs_sync: sync == AuditSync::Always,
             rotation_error: Mutex::default(),
             stall_reported: AtomicBool::new(false),
             low_space: AtomicBool::new(false),
@@ -132,12 +136,19 @@ impl AuditHealth {
 
     /// Returns the number of the last line; 0 before the first.
     pub fn last_seq(&self) -> u64 {
-        self.last_seq.load(Ordering::Relaxed)
+        self.last_seq.load(Ordering::Acquire)
     }
 
-    /// Returns why the log cannot be written at the moment, or `None` if it can.
+    /// Returns why the log cannot be written at the moment, or `None` if it can. With `[audit] sync = "always"`, a
+    /// record that cannot be synced counts as one that cannot be written.
     pub fn write_error(&self) -> Option<WriteError> {
-        self.stall_error().or_else(|| lock(&self.write_error).clone())
+        self.stall_error().or_else(|| lock(&self.write_error).clone()).or_else(|| self.refusing_fault())
+    }
+
+    /// Returns why the last sync failed, where replies wait for the disk: nobody gets a reply until a sync succeeds, so
+    /// no record of one is written either.
+    pub(super) fn refusing_fault(&self) -> Option<WriteError> {
+        self.needs_sync.then(|| self.sync_error()).flatten()
     }
 
     /// Returns what is wrong with the log's disk although lines can be written.
@@ -225,9 +236,16 @@ impl AuditHealth {
         self.low_space.store(low_space, Ordering::Relaxed);
     }
 
-    /// Stores the result of a sync, and logs when syncs begin to fail or work again.
-    pub(super) fn record_sync(&self, result: io::Result<()>) {
-        update_fault(&self.sync_error, result.map_err(|error| WriteError::Sync(Arc::new(error))));
+    /// Stores that a sync has succeeded, and logs it if the one before had failed.
+    pub(super) fn record_sync_success(&self) {
+        update_fault(&self.sync_error, Ok(()));
+    }
+
+    /// Stores why a sync has failed, and logs it if the one before had succeeded. Returns the fault.
+    pub(super) fn record_sync_failure(&self, error: io::Error) -> WriteError {
+        let fault = WriteError::Sync(Arc::new(error));
+        update_fault(&self.sync_error, Err(fault.clone()));
+        fault
     }
 
     /// Stores the result of starting a new file, and logs when that begins to fail or works again.
@@ -262,7 +280,8 @@ impl AuditHealth {
 
     /// Stores the result of a write, and logs when writing begins to fail or works again.
     pub(super) fn record_result(&self, result: &Result<(), WriteError>, log: &ChainedLog) {
-        self.last_seq.store(log.seq(), Ordering::Relaxed);
+        // Whoever knows the number knows that its line was written.
+        self.last_seq.store(log.seq(), Ordering::Release);
         if result.is_err() {
             self.metrics.write_failures.increment();
         }
@@ -285,7 +304,7 @@ impl AuditHealth {
     }
 }
 
-/// Stores a fault that stops no request, or its end, and logs both once.
+/// Stores a fault beside the write itself, or its end, and logs both once.
 fn update_fault(known: &Mutex<Option<WriteError>>, result: Result<(), WriteError>) {
     let mut known = lock(known);
     match (&result, &*known) {

@@ -8,12 +8,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::files::{first_seq, open_file};
 use super::forwards::ForwardLines;
+use super::health::LOW_SPACE_BYTES;
 use super::index_row::{ROW_LEN, Row};
 use crate::digest::sha256;
+use crate::verify::audit::{LOG_EXTENSION, MAX_SEQ};
 
 /// The first bytes, with the version of the format.
 const MAGIC: [u8; 8] = *b"HBAIDX01";
@@ -23,8 +25,12 @@ const HEADER_LEN: usize = 80;
 const MAX_ROWS: usize = 1_000_000;
 /// A file that has grown by less than this since its index was made keeps it.
 const MIN_GROWTH: u64 = 4 * 1024 * 1024;
+/// Free space in bytes that an index leaves to the log, so that no search has refusals counted instead of recorded.
+const RESERVE: u64 = 2 * LOW_SPACE_BYTES;
 /// Extension of an index.
 pub(super) const INDEX_EXTENSION: &str = "index";
+/// Extension of an index that is being written.
+const NEW_EXTENSION: &str = "index-new";
 
 /// The rows of one file of the log.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -44,7 +50,7 @@ struct Origin {
 
 impl Index {
     /// The index of an open file of the log: the one beside it with rows for what was written since, or a new one. It
-    /// is kept beside the file where the caller may write there.
+    /// is kept beside the file where the caller may write there and the disk has 128 MiB to spare.
     ///
     /// # Errors
     /// The file of the log cannot be read. An index that cannot be read is made again, and one that cannot be written
@@ -129,7 +135,10 @@ impl Index {
         bytes.extend(digest);
         bytes.extend(sum(&bytes, &rows).to_le_bytes());
         bytes.extend(rows);
-        let new = new_path(path);
+        if !has_room(file, bytes.len() as u64) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let new = path.with_extension(NEW_EXTENSION);
         // Never through a link, and never over another file: the directory is the daemon's and not the caller's.
         let _ = fs::remove_file(&new);
         let mut created = open_file(&new, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
@@ -148,7 +157,9 @@ impl Index {
 
     fn is_in_order(&self) -> bool {
         let ends_within = self.rows.last().is_none_or(|row| row.end() <= self.covered);
+        let are_numbers = self.rows.last().is_none_or(|row| row.seq <= MAX_SEQ);
         ends_within
+            && are_numbers
             && self
                 .rows
                 .windows(2)
@@ -164,20 +175,36 @@ impl Origin {
     }
 }
 
-/// Removes the indices in `dir` whose files were removed. They have no text of the log, and would stay for ever.
-pub(super) fn remove_orphans(dir: &Path) -> io::Result<()> {
+/// Whether the disk of a file keeps [`RESERVE`] where an index of this length is written.
+fn has_room(file: &File, length: u64) -> bool {
+    nix::sys::statvfs::fstatvfs(file).is_ok_and(|disk| {
+        let available = disk.blocks_available() * disk.fragment_size();
+        available >= RESERVE.saturating_add(length)
+    })
+}
+
+/// Removes what searches that were ended have left of indices in `dir`. A search that writes one now does without.
+pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for item in fs::read_dir(dir)? {
         let path = item?.path();
-        let is_index = path.extension().is_some_and(|extension| extension == INDEX_EXTENSION);
-        if is_index && first_seq(&path).is_some() && !path.with_extension("jsonl").exists() {
+        let is_unfinished = path.extension().is_some_and(|extension| extension == NEW_EXTENSION);
+        if is_unfinished && first_seq(&path).is_some() {
             fs::remove_file(&path)?;
         }
     }
     Ok(())
 }
 
-fn new_path(path: &Path) -> PathBuf {
-    path.with_extension(format!("{INDEX_EXTENSION}-new"))
+/// Removes the indices in `dir` whose files were removed. They have no text of the log, and would stay for ever.
+pub(super) fn remove_orphans(dir: &Path) -> io::Result<()> {
+    for item in fs::read_dir(dir)? {
+        let path = item?.path();
+        let is_index = path.extension().is_some_and(|extension| extension == INDEX_EXTENSION);
+        if is_index && first_seq(&path).is_some() && !path.with_extension(LOG_EXTENSION).exists() {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// A sum by which a torn index is recognized. It protects against accidents alone.

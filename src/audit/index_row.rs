@@ -81,10 +81,7 @@ impl Row {
             audience.split(' ').for_each(|audience| add(&mut row, Term::Audience, audience));
         }
         if let Some(peer) = further.peer {
-            add(&mut row, Term::Instance, &peer.pid.to_string());
-            for text in [peer.unit, peer.invocation, peer.exe_sha256].into_iter().flatten() {
-                add(&mut row, Term::Instance, &text);
-            }
+            peer.ids().for_each(|id| add(&mut row, Term::Instance, &id));
         }
         Some(row)
     }

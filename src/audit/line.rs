@@ -10,6 +10,7 @@ use serde::de::value::{Error as ValueError, StrDeserializer};
 
 use crate::clock::Timestamp;
 use crate::digest::sha256;
+use crate::verify::audit::MAX_SEQ;
 
 use super::event::Event;
 
@@ -23,10 +24,6 @@ const MAX_CHAIN_MEMBERS_LEN: usize = 128;
 pub(super) const MAX_BODY_LEN: usize = MAX_LINE_LEN - MAX_CHAIN_MEMBERS_LEN;
 /// A whole line is longer than this, whatever its record: `v`, `seq` and `prev` alone are.
 pub(super) const MIN_LINE_LEN: u64 = 80;
-/// Highest number of a line. It is above all that a host can write, it is exact in JSON readers that know
-/// only doubles, and the number after it does not overflow.
-pub(super) const MAX_SEQ: u64 = 1 << 53;
-
 /// The number and the digest of a line, on which the next line depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LineId {

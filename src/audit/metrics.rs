@@ -51,7 +51,7 @@ impl AuditMetrics {
 
     /// Lines up to this number are on the disk.
     pub(super) fn set_synced(&self, seq: u64) {
-        self.synced_seq.store(seq, Ordering::Relaxed);
+        self.synced_seq.fetch_max(seq, Ordering::Relaxed);
     }
 }
 

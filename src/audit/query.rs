@@ -4,18 +4,19 @@
 //! continues where its last page ended therefore misses no record that is in the log, however fast the log
 //! grows.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
 
 use super::backwards::BackwardLines;
-use super::files::{first_seq, log_files, open_file, with_path};
+use super::files::{first_seq, log_files, open_if_present, with_path};
 use super::filter::{AuditQuery, PageStart, Place};
 use super::forwards::ForwardLines;
 use super::line::{LineMembers, parse};
 use super::position::{around_seq, file_of};
+use super::unreadable::{Places, UnreadableLines};
+use crate::verify::audit::MAX_SEQ;
 
 /// Bytes of lines that are examined for one page, 40 ms of a processor.
 const MAX_EXAMINED_BYTES: usize = 8 * 1024 * 1024;
@@ -25,6 +26,8 @@ const MAX_PAGE_BYTES: usize = 2 * 1024 * 1024;
 const MAX_REREADS: usize = 3;
 /// Ranges of missing numbers that a page lists; it ends before a further one.
 const MAX_MISSING: usize = 32;
+/// Places with unreadable lines that a page lists; it ends after them.
+const MAX_UNREADABLE: usize = 32;
 
 /// Consecutive numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct AuditPage {
     pub has_more: bool,
     /// Numbers between those that were examined that no line has, oldest first.
     pub missing: Vec<SeqRange>,
+    /// Lines of the part that was examined that are not records. The next page can have some of them too.
+    pub unreadable: Vec<UnreadableLines>,
 }
 
 /// Returns at most `limit` records of the log in `dir`. Blocking.
@@ -65,14 +70,38 @@ pub fn read_page(dir: &Path, query: &AuditQuery, limit: usize) -> io::Result<Aud
     read_page_of(&log_files(dir)?, query, limit)
 }
 
+/// The number of the last record of the log in `dir`, as far as its files say; 0 for a log without records. Blocking.
+///
+/// # Errors
+/// The directory or a file cannot be read.
+pub fn last_seq(dir: &Path) -> io::Result<u64> {
+    // A file that has no line yet begins with the next number.
+    let begins = log_files(dir)?.last().and_then(|newest| first_seq(newest)).unwrap_or_default();
+    let last = read_page(dir, &AuditQuery::default(), 1)?.last.unwrap_or_default();
+    Ok(last.max(begins.saturating_sub(1)))
+}
+
+/// Has the kernel write record `seq` and those before it to the disk. Blocking.
+///
+/// # Errors
+/// The file cannot be read or synced.
+pub fn sync_record(dir: &Path, seq: u64) -> io::Result<()> {
+    let files = log_files(dir)?;
+    // The files before it were synced when it was started.
+    let Some(path) = files.get(file_of(&files, seq)) else { return Ok(()) };
+    let Some(file) = open_if_present(path)? else { return Ok(()) };
+    file.sync_data().map_err(|e| with_path(path, e))
+}
+
 fn read_page_of(files: &[PathBuf], query: &AuditQuery, limit: usize) -> io::Result<AuditPage> {
-    let mut reading = Reading { query, limit, page: AuditPage::default(), examined: 0, record_bytes: 0 };
+    let (page, unreadable) = (AuditPage::default(), Places::default());
+    let mut reading = Reading { query, limit, page, unreadable, examined: 0, record_bytes: 0 };
     match query.start {
         PageStart::After(seq) => reading.read_forwards(files, seq)?,
         PageStart::Before(seq) => reading.read_backwards(files, seq)?,
         PageStart::End => reading.read_backwards(files, u64::MAX)?,
     }
-    Ok(reading.page)
+    Ok(AuditPage { unreadable: reading.unreadable.into_lines()?, ..reading.page })
 }
 
 /// A page that is being read.
@@ -80,6 +109,7 @@ struct Reading<'a> {
     query: &'a AuditQuery,
     limit: usize,
     page: AuditPage,
+    unreadable: Places,
     examined: usize,
     record_bytes: usize,
 }
@@ -96,19 +126,25 @@ enum Step {
 
 impl Reading<'_> {
     fn read_forwards(&mut self, files: &[PathBuf], after: u64) -> io::Result<()> {
-        let mut last = after;
+        let mut last = after.min(MAX_SEQ);
         for at in file_of(files, after.saturating_add(1))..files.len() {
-            let Some(file) = open(&files[at])? else { continue };
+            let Some(file) = open_if_present(&files[at])? else { continue };
             // What follows in this file is not a line of the log: a full disk had no room to set it aside.
             let bound = files.get(at + 1).and_then(|next| first_seq(next)).unwrap_or(u64::MAX);
             let begin = around_seq(&file, &files[at], last).map_err(|e| with_path(&files[at], e))?.start;
             let mut lines = ForwardLines::new(&file, begin);
             while let Some(line) = lines.next_text().map_err(|e| with_path(&files[at], e))? {
-                let Some(members) = parse(line).filter(|found| (last + 1..bound).contains(&found.seq)) else {
-                    self.examined += line.len();
+                let length = line.len();
+                let Some(members) = parse(line) else {
+                    let end = lines.position();
+                    self.note_unreadable(&files[at], end - length as u64 - 1, length);
                     continue;
                 };
                 let seq = members.seq;
+                if !(last + 1..bound).contains(&seq) {
+                    self.pass_over(length, seq <= after);
+                    continue;
+                }
                 let skipped = (seq > last + 1).then(|| SeqRange { from: last + 1, to: seq - 1 });
                 match self.examine(line, &members, skipped)? {
                     Step::Continue => {}
@@ -137,7 +173,7 @@ impl Reading<'_> {
     fn read_files_backwards(&mut self, files: &[PathBuf], next: &mut u64) -> io::Result<()> {
         let count = (file_of(files, next.saturating_sub(1)) + 1).min(files.len());
         for path in files[..count].iter().rev() {
-            let Some(file) = open(path)? else { continue };
+            let Some(file) = open_if_present(path)? else { continue };
             let end = match *next {
                 u64::MAX => file.metadata().map_err(|e| with_path(path, e))?.len(),
                 next => around_seq(&file, path, next - 1).map_err(|e| with_path(path, e))?.end,
@@ -145,11 +181,17 @@ impl Reading<'_> {
             let lowest = first_seq(path).unwrap_or_default();
             let mut lines = BackwardLines::new(&file, end);
             while let Some(line) = lines.next_text().map_err(|e| with_path(path, e))? {
-                let Some(members) = parse(line).filter(|found| (lowest..*next).contains(&found.seq)) else {
-                    self.examined += line.len();
+                let length = line.len();
+                let Some(members) = parse(line) else {
+                    let begin = lines.position();
+                    self.note_unreadable(path, begin, length);
                     continue;
                 };
                 let seq = members.seq;
+                if !(lowest..*next).contains(&seq) {
+                    self.pass_over(length, seq >= *next);
+                    continue;
+                }
                 let is_skipped = *next < u64::MAX && seq + 1 < *next;
                 let skipped = is_skipped.then(|| SeqRange { from: seq + 1, to: *next - 1 });
                 match self.examine(line, &members, skipped)? {
@@ -167,6 +209,23 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// Notes a line that is no record.
+    fn note_unreadable(&mut self, path: &Path, begin: u64, length: usize) {
+        self.examined += length;
+        // Nothing is written there: an empty line.
+        if length > 0 {
+            self.unreadable.add(path, begin, begin + length as u64 + 1);
+        }
+    }
+
+    /// Passes over a line that is not of this page. Where it is of the page before, so is what was found until here.
+    fn pass_over(&mut self, length: usize, is_of_page_before: bool) {
+        self.examined += length;
+        if is_of_page_before && self.page.last.is_none() {
+            self.unreadable.clear();
+        }
+    }
+
     /// Adds a line to the page if it matches. The page is full where it has no room for the line; the next
     /// page begins with it then.
     fn examine(
@@ -180,6 +239,9 @@ impl Reading<'_> {
             return Ok(Step::Full);
         }
         if skipped.is_some() && self.page.missing.len() >= MAX_MISSING {
+            return Ok(Step::Full);
+        }
+        if !is_first && self.unreadable.len() >= MAX_UNREADABLE {
             return Ok(Step::Full);
         }
         let place = self.query.place(line, members);
@@ -197,15 +259,6 @@ impl Reading<'_> {
             self.page.records.push(serde_json::from_slice(line)?);
         }
         Ok(Step::Continue)
-    }
-}
-
-/// Opens a file of the log. Returns `None` if it was moved away since it was listed.
-fn open(path: &Path) -> io::Result<Option<File>> {
-    match open_file(path, File::options().read(true)) {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
     }
 }
 

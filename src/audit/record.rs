@@ -2,6 +2,7 @@
 //! that a line has at most 8 KiB whatever its caller sends.
 
 mod daemon_event;
+mod decision;
 mod message;
 mod origin;
 mod peer;
@@ -14,11 +15,8 @@ use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::clock::{Clock, Timestamp};
 use crate::config::escape_unprintable_json;
 use crate::correlation::{self, RequestContext};
-use crate::credentials::ReleasedCredential;
-use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
 use crate::peer::Peer;
-use crate::pki::IssuedX509Svid;
-use crate::policy::{ErrorCode, PolicySetId, Refusal, Verdicts};
+use crate::policy::{ErrorCode, PolicySetId, Verdicts};
 use crate::posture::Posture;
 
 use super::event::{Event, Outcome};
@@ -81,6 +79,9 @@ pub(super) struct Record<'a> {
     policy: Option<PolicySetId>,
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "peer::serialize")]
     peer: Option<&'a Peer>,
+    /// How many refusals of the agent's own it stands for.
+    #[serde(skip)]
+    own_refusals: u64,
     /// The agent that got something, as it was registered then.
     #[serde(skip)]
     subject: Option<&'a AuthenticatedAgent>,
@@ -105,18 +106,13 @@ pub(super) struct Noted<'a> {
     pub(super) jti: Option<&'a str>,
     pub(super) expires: Option<Timestamp>,
     pub(super) reason: Option<ErrorCode>,
-    /// Refusals before this one that have no record.
-    pub(super) suppressed: u64,
+    /// Refusals that the agent's own requests caused: this one, and those before it that have no record.
+    pub(super) own_refusals: u64,
     /// The calling process.
     pub(super) peer: &'a Peer,
     /// The agent that got something.
     pub(super) subject: Option<&'a AuthenticatedAgent>,
 }
-
-/// The detail of an introspection that used an active token up.
-const USED_UP: &str = "and used it up";
-/// The detail of a release to a service manager.
-const LOADED: &str = "loaded by the service manager for the unit";
 
 /// A name or an identifier.
 fn name(text: &str) -> BoundedText<'_> {
@@ -174,6 +170,7 @@ impl<'a> Record<'a> {
             posture: None,
             policy: None,
             peer: None,
+            own_refusals: 0,
             subject: None,
             request: correlation::current(),
         }
@@ -210,166 +207,6 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// An access token was issued.
-    pub(super) fn for_token(token: &'a AccessToken, time: Timestamp) -> Record<'a> {
-        let permit = token.permit();
-        Record {
-            audience: Some(granted(permit.audience())),
-            scope: Some(granted(permit.scope())),
-            jti: Some(name(token.jti())),
-            kid: Some(name(token.kid())),
-            fingerprint: Some(Fingerprint::of(token.text().as_bytes())),
-            exp: Some(token.expires().as_secs()),
-            ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), permit.policy(), time)
-        }
-    }
-
-    /// An X509-SVID was issued.
-    pub(super) fn for_certificate(certificate: &'a IssuedX509Svid, time: Timestamp) -> Record<'a> {
-        let permit = certificate.permit();
-        Record {
-            spiffe_id: Some(granted(certificate.spiffe_id())),
-            serial: Some(name(certificate.serial())),
-            fingerprint: certificate.leaf().map(Fingerprint::of),
-            exp: Some(certificate.expires().as_secs()),
-            ..Record::for_agent(
-                Event::CertificateIssued,
-                permit.agent(),
-                permit.posture(),
-                permit.policy(),
-                time,
-            )
-        }
-    }
-
-    /// A JWT-SVID was issued. `audiences` has all its audiences, separated by spaces.
-    pub(super) fn for_jwt_svid(svid: &'a JwtSvid, audiences: &'a str, time: Timestamp) -> Record<'a> {
-        let permit = svid.permit();
-        Record {
-            audience: Some(granted(audiences)),
-            jti: Some(name(svid.jti())),
-            kid: Some(name(svid.kid())),
-            fingerprint: Some(Fingerprint::of(svid.text().as_bytes())),
-            exp: Some(svid.expires().as_secs()),
-            ..Record::for_agent(Event::SvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
-        }
-    }
-
-    /// A WIT-SVID was issued.
-    pub(super) fn for_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
-        let permit = svid.permit();
-        Record {
-            spiffe_id: Some(granted(svid.spiffe_id())),
-            jti: Some(name(svid.jti())),
-            kid: Some(name(svid.kid())),
-            fingerprint: Some(Fingerprint::of(svid.text().as_bytes())),
-            exp: Some(svid.expires().as_secs()),
-            ..Record::for_agent(Event::WitSvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
-        }
-    }
-
-    /// The value of a credential was released.
-    pub(super) fn for_credential(released: &'a ReleasedCredential, time: Timestamp) -> Record<'a> {
-        let permit = released.permit();
-        Record {
-            credential: Some(name(permit.name())),
-            credential_version: Some(released.version()),
-            detail: permit.agent().peer().is_future.then(|| described(LOADED)),
-            ..Record::for_agent(
-                Event::CredentialReleased,
-                permit.agent(),
-                permit.posture(),
-                permit.policy(),
-                time,
-            )
-        }
-    }
-
-    /// A request was refused; `entry` is its agent as it is registered.
-    pub(super) fn for_refusal(
-        refusal: &'a Refusal,
-        entry: Option<&'a AgentEntry>,
-        time: Timestamp,
-    ) -> Record<'a> {
-        let record = Record::new(Event::RequestRefused, time);
-        let record = match entry {
-            Some(entry) => record.registered(entry),
-            None => record,
-        };
-        Record {
-            agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
-            audience: refusal.audience.as_deref().map(from_caller),
-            credential: refusal.credential().map(name),
-            reason: Some(refusal.code),
-            detail: Some(from_caller(&refusal.description)),
-            suppressed: refusal.suppressed,
-            verdicts: Some(refusal.verdicts()),
-            posture: refusal.posture(),
-            policy: refusal.policy(),
-            peer: refusal.peer.as_ref(),
-            ..record
-        }
-    }
-
-    /// An agent introspected a token.
-    pub(super) fn for_introspection(
-        requester: &'a AuthenticatedAgent,
-        introspection: &'a Introspection,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record {
-            jti: introspection.jti.as_deref().map(name),
-            active: Some(introspection.active),
-            detail: match &introspection.inactive_reason {
-                Some(reason) => Some(from_caller(reason)),
-                None => introspection.is_used_up.then(|| described(USED_UP)),
-            },
-            ..Record::of_agent(Event::Introspected, requester, time)
-        }
-    }
-
-    /// An agent used a nonce up, which is valid unless there is a reason why it is not.
-    pub(super) fn for_used_nonce(
-        requester: &'a AuthenticatedAgent,
-        reason: Option<&'a str>,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record {
-            active: Some(reason.is_none()),
-            detail: reason.map(from_caller),
-            ..Record::of_agent(Event::NonceUsed, requester, time)
-        }
-    }
-
-    /// An agent asked for the revocation of a token; `jti` if it is one of this host.
-    pub(super) fn for_token_revocation(
-        requester: &'a AuthenticatedAgent,
-        jti: Option<&'a str>,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record {
-            jti: jti.map(name),
-            detail: Some(from_caller(detail)),
-            ..Record::of_agent(Event::TokenRevoked, requester, time)
-        }
-    }
-
-    /// An agent obtained evidence.
-    pub(super) fn for_attestation(
-        attestation: &'a EvidenceResponse,
-        detail: &'a str,
-        time: Timestamp,
-    ) -> Record<'a> {
-        Record {
-            policy: attestation.policy(),
-            posture: Some(attestation.posture()),
-            verdicts: Some(Verdicts::PASS),
-            detail: Some(from_caller(detail)),
-            ..Record::of_agent(Event::Attested, attestation.agent(), time)
-        }
-    }
-
     /// Returns the kind of event.
     pub(super) fn event(&self) -> Event {
         self.event
@@ -387,7 +224,7 @@ impl<'a> Record<'a> {
             jti: self.jti.map(|jti| jti.whole()),
             expires: self.exp.map(Timestamp::from_secs),
             reason: self.reason,
-            suppressed: self.suppressed,
+            own_refusals: self.own_refusals,
             peer: self.peer?,
             subject: self.subject,
         })

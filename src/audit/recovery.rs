@@ -11,10 +11,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{
-    first_seq, irregular_entries, log_file, log_files, open_file, torn_files, unused_torn_file, with_path,
+    first_seq, irregular_entries, log_file, log_files, open_file, sync_dir_of, torn_files, unused_torn_file,
+    with_path,
 };
 use super::history::History;
-use super::line::{LineId, MAX_SEQ, MIN_LINE_LEN};
+use super::line::{LineId, MIN_LINE_LEN};
+use crate::verify::audit::MAX_SEQ;
 
 /// Files and gaps that a report names.
 const MAX_REPORTED: usize = 8;
@@ -228,11 +230,6 @@ fn describe_gaps(history: &History) -> Option<String> {
     (!gaps.is_empty()).then(|| {
         format!("lines are missing or were changed {}{more} the chain is broken there", parts.join(" "))
     })
-}
-
-fn sync_dir_of(path: &Path) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ mod tests {
             let written_at = UNIX_EPOCH + Duration::from_secs(time.as_secs());
             File::options().append(true).open(log.path()).unwrap().set_modified(written_at).unwrap();
             if n < 3 {
-                log.rotate().unwrap();
+                log.start_file().unwrap();
             }
         }
         dir

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::files::{first_seq, log_files, open_file, with_path};
+use super::files::{first_seq, log_files, open_if_present, with_path};
 use super::filter::{AuditQuery, MAX_DISORDER, Place};
 use super::forwards::ForwardLines;
 use super::index::{Index, remove_orphans};
@@ -14,6 +14,7 @@ use super::index_filter::RowFilter;
 use super::index_row::Row;
 use super::line::parse;
 use super::query::SeqRange;
+use super::unreadable::{Places, UnreadableLines};
 
 /// Bytes of records that a search returns; it returns at least one.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -33,6 +34,8 @@ pub struct FoundRecords {
     pub has_more: bool,
     /// Numbers between those that were looked at that no line has, oldest first: the latest 32 ranges.
     pub missing: VecDeque<SeqRange>,
+    /// Lines that are not records, among those that were looked at.
+    pub unreadable: Vec<UnreadableLines>,
     bytes: usize,
 }
 
@@ -57,16 +60,17 @@ pub fn search_last(dir: &Path, query: &AuditQuery, limit: usize, by: IndexUse) -
         let _ = remove_orphans(dir);
     }
     let mut found = FoundRecords::default();
+    let mut unreadable = Places::default();
     // The number of the first line of the file that was searched before.
     let mut later: Option<u64> = None;
     for at in (0..files.len()).rev() {
-        let Some(file) = open(&files[at])? else { continue };
+        let Some(file) = open_if_present(&files[at])? else { continue };
         let next = files.get(at + 1).and_then(|next| first_seq(next));
         let searched = SearchedFile { file: &file, path: &files[at], query, bound: next.unwrap_or(u64::MAX) };
         let room = limit.max(1).saturating_sub(found.lines.len());
         let mut older = match by {
-            IndexUse::Beside => searched.by_index(room),
-            IndexUse::None => searched.by_reading(room),
+            IndexUse::Beside => searched.by_index(room, &mut unreadable),
+            IndexUse::None => searched.by_reading(room, &mut unreadable),
         }
         .map_err(|e| with_path(&files[at], e))?;
         if let Some(later) = later {
@@ -85,6 +89,7 @@ pub fn search_last(dir: &Path, query: &AuditQuery, limit: usize, by: IndexUse) -
             break;
         }
     }
+    found.unreadable = unreadable.into_lines()?;
     Ok(found)
 }
 
@@ -125,7 +130,7 @@ struct FoundInFile {
 
 impl SearchedFile<'_> {
     /// Reads the lines that the rows of the index do not exclude, latest first, until there are `room`.
-    fn by_index(&self, room: usize) -> io::Result<FoundInFile> {
+    fn by_index(&self, room: usize, unreadable: &mut Places) -> io::Result<FoundInFile> {
         let index = Index::of(self.file, self.path)?;
         let mut result = FoundInFile {
             latest: index.rows.iter().filter_map(Row::time).max(),
@@ -160,7 +165,7 @@ impl SearchedFile<'_> {
         }
         for range in ranges.into_iter().rev() {
             let mut found = FoundRecords::default();
-            self.read(range, &mut |text| found.add(text, usize::MAX))?;
+            self.read(range, unreadable, &mut |text| found.add(text, usize::MAX))?;
             result.found.prepend(&mut found);
             if result.found.cut(room) {
                 break;
@@ -170,12 +175,19 @@ impl SearchedFile<'_> {
     }
 
     /// Reads the whole file.
-    fn by_reading(&self, room: usize) -> io::Result<FoundInFile> {
+    fn by_reading(&self, room: usize, unreadable: &mut Places) -> io::Result<FoundInFile> {
         let mut result = FoundInFile { last_seq: self.last_before(), ..FoundInFile::default() };
         let mut lines = ForwardLines::new(self.file, 0);
         while let Some(line) = lines.next_text()? {
-            let is_next = |seq| seq > result.last_seq && seq < self.bound;
-            let Some(members) = parse(line).filter(|found| is_next(found.seq)) else { continue };
+            let length = line.len() as u64;
+            let Some(members) = parse(line) else {
+                let end = lines.position();
+                self.note_unreadable(unreadable, end - length - 1, end);
+                continue;
+            };
+            if members.seq <= result.last_seq || members.seq >= self.bound {
+                continue;
+            }
             result.note(members.seq);
             result.latest = result.latest.max(members.time().map(|time| time.as_micros()));
             if self.query.place(line, &members) == Place::Matches
@@ -188,35 +200,63 @@ impl SearchedFile<'_> {
     }
 
     /// Calls `take` with each line of a range that the query asks for.
-    fn read(&self, Range { begin, end, after }: Range, take: &mut impl FnMut(&str)) -> io::Result<()> {
+    fn read(
+        &self,
+        Range { begin, end, after }: Range,
+        unreadable: &mut Places,
+        take: &mut impl FnMut(&str),
+    ) -> io::Result<()> {
         let mut last = after;
+        // Returns whether the line is a record.
         let mut examine = |line: &[u8]| {
-            let is_next = |seq| seq > last && seq < self.bound;
-            let Some(members) = parse(line).filter(|found| is_next(found.seq)) else { return };
+            let Some(members) = parse(line) else { return false };
+            if members.seq <= last || members.seq >= self.bound {
+                return true;
+            }
             last = members.seq;
             if self.query.place(line, &members) == Place::Matches
                 && let Ok(text) = std::str::from_utf8(line)
             {
                 take(text);
             }
+            true
         };
         if end - begin <= MAX_READ {
             let mut block = vec![0; (end - begin) as usize];
             let length = read_up_to(self.file, &mut block, begin)?;
             block.truncate(length);
             // What has no newline yet is being written.
-            let whole = block.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-            block[..whole].split(|b| *b == b'\n').for_each(examine);
+            let mut position = begin;
+            for line in block.split_inclusive(|b| *b == b'\n') {
+                let Some(text) = line.strip_suffix(b"\n") else { break };
+                let next = position + line.len() as u64;
+                if !examine(text) {
+                    self.note_unreadable(unreadable, position, next);
+                }
+                position = next;
+            }
             return Ok(());
         }
         let mut lines = ForwardLines::new(self.file, begin);
         while let Some(line) = lines.next_text()? {
-            examine(line);
-            if lines.position() >= end {
+            let length = line.len() as u64;
+            let is_record = examine(line);
+            let next = lines.position();
+            if !is_record {
+                self.note_unreadable(unreadable, next - length - 1, next);
+            }
+            if next >= end {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Notes a line that is no record, unless it is empty.
+    fn note_unreadable(&self, unreadable: &mut Places, begin: u64, end: u64) {
+        if end - begin > 1 {
+            unreadable.add(self.path, begin, end);
+        }
     }
 
     /// The number before the file's first line.
@@ -289,15 +329,6 @@ fn read_up_to(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize
         }
     }
     Ok(length)
-}
-
-/// Opens a file of the log. Returns `None` if it was removed since it was listed.
-fn open(path: &Path) -> io::Result<Option<File>> {
-    match open_file(path, File::options().read(true)) {
-        Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
 }
 
 #[cfg(test)]

@@ -31,3 +31,12 @@ pub(super) struct SearchedPeer<'a> {
     #[serde(borrow, default)]
     pub(super) exe_sha256: Option<Cow<'a, str>>,
 }
+
+impl SearchedPeer<'_> {
+    /// What identifies the process in a search: pid, unit, invocation and digest of the executable.
+    pub(super) fn ids(&self) -> impl Iterator<Item = Cow<'_, str>> {
+        let texts = [&self.unit, &self.invocation, &self.exe_sha256];
+        let texts = texts.into_iter().flatten().map(|text| Cow::Borrowed(&**text));
+        std::iter::once(Cow::Owned(self.pid.to_string())).chain(texts)
+    }
+}

@@ -1,4 +1,5 @@
-//! Counts refusals that have no record, until a record of the same agent or uid has their number.
+//! Counts refusals that have no record, until a record of the same agent or uid has their number. Of those that a
+//! record of an agent has, it is known how many are the agent's own: only they count as anomalies of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +34,32 @@ impl Key {
     }
 }
 
+/// A number of refusals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Number {
+    /// All of them.
+    all: u64,
+    /// Those that an agent's own requests caused.
+    own: u64,
+}
+
+impl Number {
+    /// The refusals in `suppressed` of this one, and itself.
+    pub(super) fn with_itself(refusal: &Refusal) -> Number {
+        Number { all: refusal.suppressed.saturating_add(1), own: refusal.own_count() }
+    }
+
+    /// The refusals in `suppressed` of this one.
+    pub(super) fn without_itself(refusal: &Refusal) -> Number {
+        Number { all: refusal.suppressed, own: refusal.own_suppressed.into() }
+    }
+
+    fn add(&mut self, other: Number) {
+        self.all = self.all.saturating_add(other.all);
+        self.own = self.own.saturating_add(other.own);
+    }
+}
+
 /// A refusal without a record of its own: a later record has it in `suppressed`. Only
 /// [`Audit`](super::Audit) constructs one.
 #[derive(Debug)]
@@ -59,7 +86,7 @@ pub(super) struct SuppressedCounts {
 
 impl SuppressedCounts {
     /// Counts `number` refusals of the caller of `refusal`.
-    pub(super) fn add(&self, refusal: &Refusal, number: u64) {
+    pub(super) fn add(&self, refusal: &Refusal, number: Number) {
         self.add_to(Key::from_refusal(refusal), number);
     }
 
@@ -67,13 +94,16 @@ impl SuppressedCounts {
     /// is not recorded, the returned value counts them again, and `refusal` itself.
     pub(super) fn take_into(self: &Arc<Self>, refusal: &mut Refusal) -> CarriedCount {
         let key = Key::from_refusal(refusal);
-        refusal.suppressed = refusal.suppressed.saturating_add(self.take(&key));
-        let number = refusal.suppressed.saturating_add(1);
+        let taken = self.take(&key);
+        refusal.suppressed = refusal.suppressed.saturating_add(taken.all);
+        let own = u32::try_from(taken.own).unwrap_or(u32::MAX);
+        refusal.own_suppressed = refusal.own_suppressed.saturating_add(own);
+        let number = Number::with_itself(refusal);
         CarriedCount { counts: self.clone(), unrecorded: Some((key, number)) }
     }
 
-    fn add_to(&self, key: Key, number: u64) {
-        if number == 0 {
+    fn add_to(&self, key: Key, number: Number) {
+        if number.all == 0 {
             return;
         }
         let mut counts = lock(&self.counts);
@@ -81,9 +111,9 @@ impl SuppressedCounts {
         self.keys.store(counts.len(), Ordering::Relaxed);
     }
 
-    fn take(&self, key: &Key) -> u64 {
+    fn take(&self, key: &Key) -> Number {
         if self.keys.load(Ordering::Relaxed) == 0 {
-            return 0;
+            return Number::default();
         }
         let mut counts = lock(&self.counts);
         let taken = counts.take(key);
@@ -95,7 +125,7 @@ impl SuppressedCounts {
 /// The numbers by agent and by uid, and the rest.
 #[derive(Debug, Default)]
 struct Counts {
-    agents: HashMap<AgentName, u64>,
+    agents: HashMap<AgentName, Number>,
     uids: HashMap<u32, u64>,
     /// Uids by the time of their first refusal, oldest first. It has each uid of `uids`.
     oldest_uids: VecDeque<u32>,
@@ -107,10 +137,10 @@ impl Counts {
         self.agents.len() + self.uids.len() + usize::from(self.others > 0)
     }
 
-    fn add(&mut self, key: Key, number: u64) {
+    fn add(&mut self, key: Key, number: Number) {
         let count = match key {
             Key::Agent(name) if self.agents.len() < MAX_AGENTS || self.agents.contains_key(&name) => {
-                self.agents.entry(name).or_default()
+                return self.agents.entry(name).or_default().add(number);
             }
             Key::UnknownUid(uid) => {
                 if !self.uids.contains_key(&uid) {
@@ -121,7 +151,7 @@ impl Counts {
             }
             Key::Agent(_) | Key::Others => &mut self.others,
         };
-        *count = count.saturating_add(number);
+        *count = count.saturating_add(number.all);
     }
 
     /// Adds the oldest uid's number to the rest if there is no room for another.
@@ -133,19 +163,22 @@ impl Counts {
         self.others = self.others.saturating_add(oldest.unwrap_or(0));
     }
 
-    fn take(&mut self, key: &Key) -> u64 {
-        let own = match key {
+    /// The number of this caller, and the rest, which is nobody's own.
+    fn take(&mut self, key: &Key) -> Number {
+        let taken = match key {
             Key::Agent(name) => self.agents.remove(name),
             Key::UnknownUid(uid) => {
-                let own = self.uids.remove(uid);
-                if own.is_some() {
+                let all = self.uids.remove(uid);
+                if all.is_some() {
                     self.oldest_uids.retain(|known| known != uid);
                 }
-                own
+                all.map(|all| Number { all, own: 0 })
             }
             Key::Others => None,
         };
-        own.unwrap_or(0).saturating_add(std::mem::take(&mut self.others))
+        let mut number = taken.unwrap_or_default();
+        number.add(Number { all: std::mem::take(&mut self.others), own: 0 });
+        number
     }
 }
 
@@ -154,7 +187,7 @@ impl Counts {
 #[derive(Debug)]
 pub(super) struct CarriedCount {
     counts: Arc<SuppressedCounts>,
-    unrecorded: Option<(Key, u64)>,
+    unrecorded: Option<(Key, Number)>,
 }
 
 impl CarriedCount {
@@ -183,12 +216,17 @@ mod tests {
         refusal
     }
 
+    /// As many refusals, all of them the caller's own.
+    fn own(number: u64) -> Number {
+        Number { all: number, own: number }
+    }
+
     #[test]
     fn a_dropped_line_is_counted_in_the_next_of_the_same_agent() {
         let counts = Arc::new(SuppressedCounts::default());
         let mut first = Refusal { suppressed: 5, ..refusal(Some("a")) };
         drop(counts.take_into(&mut first));
-        counts.add(&refusal(Some("a")), 2);
+        counts.add(&refusal(Some("a")), own(2));
         let mut other = refusal(Some("b"));
         counts.take_into(&mut other).settle();
         assert_eq!(other.suppressed, 0);
@@ -201,10 +239,24 @@ mod tests {
     }
 
     #[test]
+    fn others_refusals_stay_foreign_when_a_line_is_not_written() {
+        let counts = Arc::new(SuppressedCounts::default());
+        counts.add(&refusal(None), own(1000));
+        let imposed = refusal(Some("a")).imposed();
+        counts.add(&imposed, Number::with_itself(&imposed));
+        let mut dropped = Refusal { suppressed: 3, own_suppressed: 2, ..refusal(Some("a")) };
+        drop(counts.take_into(&mut dropped));
+        assert_eq!((dropped.suppressed, dropped.own_suppressed), (1004, 2));
+        let mut next = refusal(Some("a"));
+        counts.take_into(&mut next).settle();
+        assert_eq!((next.suppressed, next.own_suppressed, next.own_count()), (1005, 3, 4));
+    }
+
+    #[test]
     fn keys_are_bounded_and_nothing_is_lost_beyond() {
         let counts = Arc::new(SuppressedCounts::default());
         for n in 0..2 * MAX_AGENTS {
-            counts.add(&refusal(Some(&format!("a{n}"))), 1);
+            counts.add(&refusal(Some(&format!("a{n}"))), own(1));
         }
         assert!(counts.keys.load(Ordering::Relaxed) <= MAX_AGENTS + 1);
         let mut unread = refusal(None);
@@ -216,18 +268,19 @@ mod tests {
     fn uids_that_come_once_take_no_room_of_agents_and_any_record_has_their_number() {
         let counts = Arc::new(SuppressedCounts::default());
         for uid in 0..5000 {
-            counts.add_to(Key::UnknownUid(uid), 1);
+            counts.add_to(Key::UnknownUid(uid), own(1));
         }
         assert_eq!(counts.keys.load(Ordering::Relaxed), MAX_UIDS + 1);
-        counts.add(&refusal(Some("a")), 7);
-        counts.add(&refusal(Some("b")), 3);
+        counts.add(&refusal(Some("a")), own(7));
+        counts.add(&refusal(Some("b")), own(3));
         let mut first = refusal(Some("a"));
         counts.take_into(&mut first).settle();
         assert_eq!(first.suppressed, 7 + 5000 - MAX_UIDS as u64, "its own, and those of the evicted uids");
         let mut second = refusal(Some("b"));
         counts.take_into(&mut second).settle();
         assert_eq!(second.suppressed, 3);
-        assert_eq!(counts.take(&Key::UnknownUid(4999)), 1, "the latest uids are counted separately");
+        assert_eq!(first.own_suppressed, 7, "those of other callers are not the agent's own");
+        assert_eq!(counts.take(&Key::UnknownUid(4999)).all, 1, "the latest uids are counted separately");
         assert_eq!(counts.keys.load(Ordering::Relaxed), MAX_UIDS - 1);
     }
 }

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use super::changes::Changes;
+use super::files::first_seq;
 use super::forecast::SpaceForecast;
-use super::health::{AuditHealth, LOW_SPACE_BYTES};
+use super::health::{AuditHealth, LOW_SPACE_BYTES, WriteError};
 use crate::mutex::lock;
 
 /// The file that is synced and watched.
@@ -24,15 +26,16 @@ struct Current {
 /// What is synced: the current file, and the directory, whose entries are its files.
 #[derive(Debug)]
 pub(super) struct Syncer {
+    /// Never locked during a sync.
     current: Mutex<Current>,
     dir: Mutex<Arc<File>>,
     /// The length of the whole lines of the current file. The file itself can be longer: a failed write can
     /// leave part of a line, which is cut away later.
     written: AtomicU64,
-    /// Whether lines were written since the last sync.
-    file_dirty: AtomicBool,
-    /// Whether the directory may have an entry that is not on the disk.
-    dir_dirty: AtomicBool,
+    /// Lines that were written, and new files.
+    file_changes: Changes,
+    /// Entries of the directory.
+    dir_changes: Changes,
     /// Whether a sync has failed since the current file was started. Linux reports a write error once and
     /// drops the pages, so a later sync of the same file proves nothing.
     sync_failed: AtomicBool,
@@ -41,15 +44,36 @@ pub(super) struct Syncer {
     forecast: Mutex<SpaceForecast>,
 }
 
+/// What became of a sync.
+#[derive(Debug)]
+pub(super) struct SyncReport {
+    /// The number in the name of the file whose lines the result is about.
+    pub(super) first_seq: u64,
+    /// Whether there was something to sync.
+    pub(super) was_needed: bool,
+    /// Why lines of the file are not known to be on the disk, if a sync of it has failed.
+    pub(super) result: Result<(), WriteError>,
+}
+
+/// A sync that begins: what was changed before it, and the file.
+struct Begun {
+    file_changes: u64,
+    dir_changes: u64,
+    file: Arc<File>,
+    first_seq: u64,
+}
+
 impl Syncer {
     /// The first sync includes the directory, because `file` can be new.
     pub(super) fn new(dir: &Path, file: Arc<File>, path: &Path) -> io::Result<Syncer> {
+        let dir_changes = Changes::default();
+        dir_changes.note();
         Ok(Syncer {
             current: Mutex::new(Current { file, path: path.to_owned(), lost: None }),
             dir: Mutex::new(Arc::new(File::open(dir)?)),
             written: AtomicU64::new(0),
-            file_dirty: AtomicBool::new(false),
-            dir_dirty: AtomicBool::new(true),
+            file_changes: Changes::default(),
+            dir_changes,
             sync_failed: AtomicBool::new(false),
             is_lost: AtomicBool::new(false),
             forecast: Mutex::default(),
@@ -65,22 +89,19 @@ impl Syncer {
     /// Lines were written to the current file, whose whole lines have `length` bytes now.
     pub(super) fn mark_written(&self, length: u64) {
         self.written.store(length, Ordering::Release);
-        self.file_dirty.store(true, Ordering::Release);
+        self.file_changes.note();
     }
 
-    /// Has the next sync include the current file whether or not it is known to have changed.
-    pub(super) fn mark_dirty(&self) {
-        self.file_dirty.store(true, Ordering::Release);
-    }
-
-    /// Continues with a new file, whose directory entry has to be synced.
+    /// Continues with a new file, whose directory entry has to be synced. A file without lines can be followed
+    /// again after a failed sync, which has lost none.
     pub(super) fn follow(&self, file: Arc<File>, path: &Path) {
         let mut current = self.lock();
         *current = Current { file, path: path.to_owned(), lost: None };
         self.written.store(0, Ordering::Release);
         self.is_lost.store(false, Ordering::Release);
         self.sync_failed.store(false, Ordering::Release);
-        self.dir_dirty.store(true, Ordering::Release);
+        self.file_changes.note();
+        self.dir_changes.note();
     }
 
     /// As [`Syncer::follow`], where the directory at the path can be another one too.
@@ -92,6 +113,7 @@ impl Syncer {
     }
 
     /// Returns the file that is synced and watched.
+    #[cfg(test)]
     pub(super) fn current_file(&self) -> Arc<File> {
         self.lock().file.clone()
     }
@@ -110,35 +132,55 @@ impl Syncer {
     }
 
     /// Syncs what has changed, and stores the result in `health`. The next call repeats what failed; its
-    /// success counts only after a new file was started. Returns whether there was something to sync. Blocking.
-    pub(super) fn sync(&self, health: &AuditHealth) -> bool {
-        let synced = self.current_file();
-        let file = self.sync_file(&synced);
-        let synced_dir = lock(&self.dir).clone();
-        let dir = sync_if(&self.dir_dirty, || synced_dir.sync_all());
-        if file.is_none() && dir.is_none() {
-            return false;
-        }
-        let result = file.unwrap_or(Ok(())).and(dir.unwrap_or(Ok(())));
-        if result.is_err() {
-            let current = self.lock();
-            if Arc::ptr_eq(&current.file, &synced) {
-                self.sync_failed.store(true, Ordering::Release);
-            }
-        }
-        if result.is_err() || !self.has_failed() {
-            health.record_sync(result);
-        }
-        true
+    /// success counts only after a new file was started. Blocking: everything that was written before the call is
+    /// on the disk when this returns, also where another thread syncs at the same time, or the result says why not.
+    pub(super) fn sync(&self, health: &AuditHealth) -> SyncReport {
+        self.finish(self.begin(), health)
     }
 
-    fn sync_file(&self, file: &Arc<File>) -> Option<io::Result<()>> {
-        let result = sync_if(&self.file_dirty, || file.sync_data());
-        // If the log has continued with a new file meanwhile, the flag may have been set for its lines.
-        if !Arc::ptr_eq(&self.current_file(), file) {
-            self.file_dirty.store(true, Ordering::Release);
-        }
-        result
+    fn begin(&self) -> Begun {
+        // Before the file: what is written to a later one is a later change.
+        let (file_changes, dir_changes) = (self.file_changes.made(), self.dir_changes.made());
+        let current = self.lock();
+        let first_seq = first_seq(&current.path).unwrap_or_default();
+        Begun { file_changes, dir_changes, file: current.file.clone(), first_seq }
+    }
+
+    fn finish(&self, begun: Begun, health: &AuditHealth) -> SyncReport {
+        let synced_dir = lock(&self.dir).clone();
+        let file = self.file_changes.sync(begun.file_changes, || begun.file.sync_data());
+        let dir = self.dir_changes.sync(begun.dir_changes, || synced_dir.sync_all());
+        let was_needed = file.is_some() || dir.is_some();
+        let (file, dir) = (file.unwrap_or(Ok(())), dir.unwrap_or(Ok(())));
+        let current = self.lock();
+        // A failure of the directory can be about the entry of any file.
+        let is_of_current = Arc::ptr_eq(&current.file, &begun.file) || dir.is_err();
+        let first_seq =
+            if is_of_current { first_seq(&current.path).unwrap_or_default() } else { begun.first_seq };
+        let result = match file.and(dir) {
+            Err(error) if is_of_current => {
+                self.sync_failed.store(true, Ordering::Release);
+                Err(health.record_sync_failure(error))
+            }
+            // The log has left the file whose lines are concerned: no fault of the new one.
+            Err(error) => {
+                tracing::error!(
+                    event = "audit-degraded",
+                    "lines of the audit log before the current file cannot be synced to the disk: {error}"
+                );
+                Err(WriteError::Sync(Arc::new(error)))
+            }
+            Ok(()) => match health.sync_error().filter(|_| self.has_failed()) {
+                Some(standing) if is_of_current => Err(standing),
+                Some(_) => Ok(()),
+                None if was_needed && is_of_current => {
+                    health.record_sync_success();
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+        };
+        SyncReport { first_seq, was_needed, result }
     }
 
     /// Checks that the file is still at its path and was not truncated, and that the disk has free space. If
@@ -178,165 +220,5 @@ impl Syncer {
     }
 }
 
-/// Calls `sync` if `dirty` is set. A failure leaves it set.
-fn sync_if(dirty: &AtomicBool, sync: impl Fn() -> io::Result<()>) -> Option<io::Result<()>> {
-    if !dirty.swap(false, Ordering::AcqRel) {
-        return None;
-    }
-    let result = sync();
-    if result.is_err() {
-        dirty.store(true, Ordering::Release);
-    }
-    Some(result)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-
-    use super::*;
-    use crate::audit::health::WriteError;
-
-    /// A handle on which fsync and fdatasync fail, with EBADF.
-    fn unsyncable(path: &Path) -> File {
-        File::options().read(true).custom_flags(libc::O_PATH).open(path).unwrap()
-    }
-
-    fn is_sync_error(health: &AuditHealth) -> bool {
-        matches!(health.disk_fault(), Some(WriteError::Sync(_)))
-    }
-
-    #[test]
-    fn failed_directory_sync_leaves_new_file_synced_and_watched() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new");
-        let new = Arc::new(File::create(&path).unwrap());
-        let syncer = Syncer::new(dir.path(), Arc::new(tempfile::tempfile().unwrap()), &path).unwrap();
-        let health = AuditHealth::new(0);
-        syncer.sync(&health);
-        assert!(health.disk_fault().is_none() && !syncer.dir_dirty.load(Ordering::Acquire));
-
-        let syncer = syncer.with_dir(unsyncable(dir.path()));
-        syncer.follow(new.clone(), &path);
-        syncer.mark_written(0);
-        syncer.sync(&health);
-        assert!(is_sync_error(&health));
-        assert!(!syncer.file_dirty.load(Ordering::Acquire), "the new file is synced");
-        std::fs::remove_file(&path).unwrap();
-        syncer.check_disk(&health);
-        assert_eq!(syncer.lost_reason(), Some("was removed"), "the new file is watched");
-
-        let syncer = syncer.with_dir(File::open(dir.path()).unwrap());
-        syncer.follow(Arc::new(File::create(&path).unwrap()), &path);
-        syncer.sync(&health);
-        syncer.check_disk(&health);
-        assert!(health.disk_fault().is_none(), "the next sync repeats what failed");
-        assert_eq!(syncer.lost_reason(), None);
-    }
-
-    #[test]
-    fn failed_file_sync_is_reported_until_a_new_file_is_synced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let file = Arc::new(File::create(&path).unwrap());
-        let syncer = Syncer::new(dir.path(), Arc::new(unsyncable(&path)), &path).unwrap();
-        let health = AuditHealth::new(0);
-        syncer.mark_written(0);
-        for _ in 0..2 {
-            syncer.sync(&health);
-            assert!(is_sync_error(&health) && syncer.has_failed());
-            assert!(health.write_error().is_none(), "requests are served");
-        }
-        // As after a write error that Linux has reported once: the same file can be synced again.
-        syncer.lock().file = file.clone();
-        for _ in 0..2 {
-            syncer.mark_written(0);
-            syncer.sync(&health);
-            assert!(is_sync_error(&health) && syncer.has_failed(), "a later success proves nothing");
-        }
-        syncer.follow(file, &path);
-        assert!(is_sync_error(&health), "the new file is not synced yet");
-        syncer.sync(&health);
-        assert!(health.disk_fault().is_none() && !syncer.has_failed());
-    }
-
-    #[test]
-    fn lines_of_a_file_that_was_started_during_a_sync_are_synced_by_the_next_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let old = Arc::new(tempfile::tempfile().unwrap());
-        let syncer = Syncer::new(dir.path(), old.clone(), &path).unwrap();
-        syncer.follow(Arc::new(File::create(&path).unwrap()), &path);
-        syncer.mark_written(0);
-        assert!(syncer.sync_file(&old).unwrap().is_ok());
-        assert!(syncer.file_dirty.load(Ordering::Acquire), "the new file is not synced yet");
-        assert!(syncer.sync_file(&syncer.current_file()).unwrap().is_ok());
-        assert!(!syncer.file_dirty.load(Ordering::Acquire));
-    }
-
-    #[test]
-    fn a_file_that_is_not_at_its_path_or_shorter_is_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let health = AuditHealth::new(0);
-        let lose = |lose: &dyn Fn()| {
-            fs::write(&path, b"line\n").unwrap();
-            let file = Arc::new(File::options().append(true).open(&path).unwrap());
-            let syncer = Syncer::new(dir.path(), file.clone(), &path).unwrap();
-            syncer.mark_written(5);
-            syncer.check_disk(&health);
-            assert_eq!(syncer.lost_reason(), None);
-            lose();
-            syncer.check_disk(&health);
-            let reason = syncer.lost_reason();
-            syncer.follow(file, &path);
-            assert_eq!(syncer.lost_reason(), None);
-            reason
-        };
-        let moved = dir.path().join("moved");
-        assert_eq!(lose(&|| fs::remove_file(&path).unwrap()), Some("was removed"));
-        assert_eq!(lose(&|| fs::rename(&path, &moved).unwrap()), Some("was moved or replaced"));
-        let replace = || {
-            fs::rename(&path, &moved).unwrap();
-            fs::write(&path, b"line\n").unwrap();
-        };
-        assert_eq!(lose(&replace), Some("was moved or replaced"));
-        assert_eq!(lose(&|| drop(File::create(&path).unwrap())), Some("was truncated"));
-    }
-
-    #[test]
-    fn half_a_line_that_is_cut_away_is_no_truncation() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let health = AuditHealth::new(0);
-        fs::write(&path, b"line\n").unwrap();
-        let file = Arc::new(File::options().append(true).open(&path).unwrap());
-        let syncer = Syncer::new(dir.path(), file.clone(), &path).unwrap();
-        syncer.mark_written(5);
-        (&*file).write_all(b"li").unwrap();
-        syncer.check_disk(&health);
-        file.set_len(5).unwrap();
-        syncer.check_disk(&health);
-        assert_eq!(syncer.lost_reason(), None);
-        file.set_len(4).unwrap();
-        syncer.check_disk(&health);
-        assert_eq!(syncer.lost_reason(), Some("was truncated"));
-    }
-
-    #[test]
-    fn a_file_that_was_truncated_and_has_grown_again_before_the_first_check_is_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("log");
-        let health = AuditHealth::new(0);
-        let file = Arc::new(File::options().append(true).create(true).open(&path).unwrap());
-        let syncer = Syncer::new(dir.path(), file.clone(), &path).unwrap();
-        for written in [5, 10] {
-            file.set_len(0).unwrap();
-            (&*file).write_all(b"line\n").unwrap();
-            syncer.mark_written(written);
-        }
-        syncer.check_disk(&health);
-        assert_eq!(syncer.lost_reason(), Some("was truncated"));
-    }
-}
+mod tests;

@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::backwards::BackwardLines;
-use super::files::{log_files, open_file, with_path};
+use super::files::{first_seq, log_files, open_file, sync_dir_of, with_path};
 use super::forwards::ForwardLines;
 use super::line::{LineId, WholeLine};
 use crate::verify::audit::merkle::{Frontier, leaf_hash};
-use crate::verify::audit::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, KEYS_FILE, KeysLine, TreeState};
+use crate::verify::audit::{CheckpointLine, Entry, TreeState, checkpoints_file};
 
 /// Bytes of the log that are hashed again at the start. Further ones are not: the tree begins again.
 const MAX_REBUILT: u64 = 256 << 20;
@@ -45,7 +45,7 @@ impl LogTree {
     /// The tree of a log that ends with the record `last`. If it cannot be continued, it begins again behind that record
     /// with another log id; the second value says so. `current` is the file that is appended to.
     pub(super) fn restore(dir: &Path, current: &Path, last: LineId) -> io::Result<(LogTree, Option<String>)> {
-        cut_incomplete_entry(&entries_file(current))?;
+        cut_incomplete_entry(&checkpoints_file(current))?;
         let (found, had_state) = latest_state(dir, last)?;
         if let Some((state, path)) = found {
             let mut tree = LogTree { state, unwritten: None };
@@ -100,38 +100,28 @@ impl LogTree {
 /// returns. Blocking.
 pub fn append_checkpoint(head: &LogHead, line: CheckpointLine) -> io::Result<()> {
     let (checkpoint, state) = (Entry::Checkpoint(Box::new(line)), Entry::Tree(head.state.clone()));
-    let path = entries_file(&head.path);
+    let path = checkpoints_file(&head.path);
     append(&path, &format!("{}\n{}\n", checkpoint.to_line(), state.to_line()))?.sync_all()?;
     sync_dir_of(&path)
 }
 
-/// Writes a checkpoint whose state of the tree is not known any more. On disk when this returns. Blocking.
-pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::Result<()> {
-    let path = entries_file(log_file);
-    append(&path, &format!("{}\n", Entry::Checkpoint(Box::new(line)).to_line()))?.sync_all()?;
-    sync_dir_of(&path)
-}
-
-/// Writes keys to the file of keys in the log's directory, unless it has them. On disk when this returns. Blocking.
-pub fn append_keys(dir: &Path, keys: &KeysLine) -> io::Result<()> {
-    let path = dir.join(KEYS_FILE);
-    let line = format!("{}\n", serde_json::to_string(keys)?);
-    let present = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(with_path(&path, e)),
-    };
-    if present.split_inclusive('\n').any(|found| found == line) {
-        return Ok(());
+/// Writes a checkpoint whose state of the tree is not known any more. On disk when this returns. False if the log has
+/// no such file any more, beside which nothing is written. Blocking.
+pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::Result<bool> {
+    match fs::symlink_metadata(log_file) {
+        Ok(metadata) if metadata.is_file() && first_seq(log_file).is_some() => {}
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(with_path(log_file, e)),
+        _ => return Ok(false),
     }
-    let separator = if present.is_empty() || present.ends_with('\n') { "" } else { "\n" };
-    append(&path, &format!("{separator}{line}"))?.sync_all()?;
-    sync_dir_of(&path)
+    let path = checkpoints_file(log_file);
+    append(&path, &format!("{}\n", Entry::Checkpoint(Box::new(line)).to_line()))?.sync_all()?;
+    sync_dir_of(&path)?;
+    Ok(true)
 }
 
 /// Removes the checkpoints beside a file of the log that was removed.
 pub(super) fn remove_entries(log_file: &Path) -> io::Result<()> {
-    let path = entries_file(log_file);
+    let path = checkpoints_file(log_file);
     match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(with_path(&path, e)),
         _ => Ok(()),
@@ -139,11 +129,7 @@ pub(super) fn remove_entries(log_file: &Path) -> io::Result<()> {
 }
 
 fn write_state(log_file: &Path, state: &TreeState) -> io::Result<()> {
-    append(&entries_file(log_file), &format!("{}\n", Entry::Tree(state.clone()).to_line())).map(drop)
-}
-
-fn entries_file(log_file: &Path) -> PathBuf {
-    log_file.with_extension(CHECKPOINTS_EXTENSION)
+    append(&checkpoints_file(log_file), &format!("{}\n", Entry::Tree(state.clone()).to_line())).map(drop)
 }
 
 /// A tree without leaves, whose first leaf is the record after `last`.
@@ -177,7 +163,7 @@ fn latest_state(dir: &Path, last: LineId) -> io::Result<(Option<(TreeState, Path
 
 /// The last state beside a log file that is of record `seq` or an earlier one, and whether there is any.
 fn read_state(log_file: &Path, seq: u64) -> io::Result<(Option<TreeState>, bool)> {
-    let path = entries_file(log_file);
+    let path = checkpoints_file(log_file);
     let file = match open_file(&path, File::options().read(true)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((None, false)),
@@ -273,10 +259,6 @@ fn append(path: &Path, text: &str) -> io::Result<File> {
         return Err(with_path(path, e));
     }
     Ok(file)
-}
-
-fn sync_dir_of(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -1,16 +1,14 @@
 //! Passes decisions that were recorded to the rules for anomalies.
 
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::event::Event;
 use super::record::Noted;
-use crate::anomaly::{Act, Anomalies, Observation};
+use crate::anomaly::{Act, Anomalies, Executable, Observation};
 use crate::clock::BACKDATE;
 use crate::issue::Introspection;
 use crate::peer::Peer;
-use crate::policy::ErrorCode;
 
 /// A token's lifetime may be shorter than its grant's by this: rounding, and the time that its start is set back.
 const LIFETIME_MARGIN: Duration = Duration::from_secs(BACKDATE.as_secs() + 2);
@@ -51,16 +49,17 @@ impl Watched {
 }
 
 /// The executable, unless the process does not run yet: it is that of the service manager then.
-fn executable(peer: &Peer) -> Option<(&Path, [u8; 8])> {
+fn executable(peer: &Peer) -> Option<Executable<'_>> {
     if peer.is_future {
         return None;
     }
-    Some((peer.exe()?.as_path(), peer.exe_file_id()?))
+    Some(Executable { path: peer.exe()?, version: peer.exe_file_id()?, file: peer.exe_lasting_id()? })
 }
 
 fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
     match noted.event {
-        Event::TokenIssued | Event::SvidIssued => {
+        Event::SvidIssued => Act::JwtSvid(noted.audience.unwrap_or_default()),
+        Event::TokenIssued => {
             let lifetime = noted.expires.map_or(Duration::ZERO, |expires| expires.since(noted.time));
             Act::Token {
                 audiences: noted.audience.unwrap_or_default(),
@@ -71,24 +70,55 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
         }
         Event::CertificateIssued | Event::WitSvidIssued => Act::Identity,
         Event::CredentialReleased => Act::Credential(noted.credential.unwrap_or_default()),
-        Event::RequestRefused => Act::Refused {
-            credential: noted.credential,
-            count: if is_caused_by_agent(noted.reason) { noted.suppressed.saturating_add(1) } else { 0 },
-        },
+        Event::RequestRefused => Act::Refused { credential: noted.credential, count: noted.own_refusals },
         _ => Act::Other,
     }
 }
 
-/// Of an access token, whether it has the lifetime of its grant.
+/// Whether an access token has the lifetime of its grant.
 fn is_longest(noted: &Noted<'_>, lifetime: Duration) -> Option<bool> {
-    if noted.event != Event::TokenIssued {
-        return None;
-    }
     let grant = noted.subject?.entry().grant(noted.audience?)?.item;
     Some(lifetime + LIFETIME_MARGIN >= grant.ttl)
 }
 
-/// A host that cannot issue is not the agent's fault.
-fn is_caused_by_agent(reason: Option<ErrorCode>) -> bool {
-    !matches!(reason, None | Some(ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable))
+#[cfg(test)]
+mod tests {
+    use super::super::{Audit, Journal};
+    use super::*;
+    use crate::agents::AgentName;
+    use crate::clock::{Clock, Zone};
+    use crate::config::{AnomalyRule, AuditSection, LogTarget};
+    use crate::peer::{CgroupNames, PeerInfo};
+    use crate::policy::{ErrorCode, Refusal};
+
+    #[tokio::test]
+    async fn only_refusals_that_the_agent_caused_itself_are_a_burst_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::start(LogTarget::Stderr, Clock::System).unwrap();
+        let audit = Audit::open(dir.path(), AuditSection::default(), journal, Clock::System).unwrap();
+        let anomalies = Anomalies::new(Clock::System, Zone::utc(), Duration::from_secs(7 * 24 * 3600));
+        let mut alerts = anomalies.take_receiver().unwrap();
+        audit.watch(anomalies);
+        let peer = Peer::of_test(PeerInfo::of_test(0, 0, None, CgroupNames::default(), None));
+        let refusal =
+            |code| Refusal::new(code, "no").with_peer(&peer).with_agent(&AgentName::parse("a").unwrap());
+        // Callers that are no agent, and an agent whose tenant has used up its rate.
+        for _ in 0..1000 {
+            audit.count_refusal(Refusal::new(ErrorCode::TemporarilyUnavailable, "unreadable caller"));
+        }
+        let of_tenant = Refusal { suppressed: 500, ..refusal(ErrorCode::SlowDown).imposed() };
+        audit.count_refusal(of_tenant.clone());
+        let recorded = audit.record_refusal(refusal(ErrorCode::InvalidTarget), None).await.unwrap();
+        assert_eq!(recorded.get().suppressed, 1501);
+        for _ in 0..50 {
+            audit.record_refusal(of_tenant.clone(), None).await.unwrap();
+        }
+        assert!(alerts.try_recv().is_err(), "one of them is its own");
+        for _ in 0..20 {
+            audit.record_refusal(refusal(ErrorCode::InvalidTarget), None).await.unwrap();
+        }
+        let alert = alerts.try_recv().unwrap();
+        assert_eq!(alert.rule, AnomalyRule::Refusals);
+        assert!(alert.detail.starts_with("21 of its requests were refused"), "{}", alert.detail);
+    }
 }

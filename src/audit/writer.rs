@@ -6,6 +6,9 @@
 //! lines go to the thread `audit`, until 64 of its writes were fast. No worker waits for another worker's
 //! write: if the log is locked, it leaves its line in the queue for the thread that holds the lock.
 
+mod new_file_pace;
+mod threads;
+
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
@@ -22,11 +25,11 @@ use super::index;
 use super::line::MAX_BODY_LEN;
 use super::record::Record;
 use super::recovery::Findings;
-use super::retention;
 use super::suppressed::CarriedCount;
 use super::sync_gate::SyncGate;
 use super::syncer::Syncer;
-use super::tree::{LogHead, remove_entries};
+use super::tree::LogHead;
+use super::unanswered::Unanswered;
 use crate::clock::Clock;
 use crate::config::{AuditSection, AuditSync};
 use crate::critical::spawn_critical;
@@ -39,16 +42,6 @@ const MAX_BATCH: usize = 256;
 /// Batches that a worker writes, including other workers' lines, before it leaves the rest to the thread
 /// `audit`.
 const MAX_INLINE_BATCHES: usize = 4;
-/// The thread `audit` checks the queue at least this often.
-const WAKE_INTERVAL: Duration = Duration::from_millis(500);
-/// Interval of fdatasync calls.
-const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// Files beyond the limits of what is kept are searched at the start, after a new file was started, and at
-/// this interval.
-const REMOVAL_INTERVAL: Duration = Duration::from_secs(3600);
-/// Least time between new files that are started because syncs fail; it doubles up to the maximum.
-const MIN_NEW_FILE_DELAY: Duration = Duration::from_secs(10);
-const MAX_NEW_FILE_DELAY: Duration = Duration::from_secs(600);
 
 /// One line to write, without its number and the digest of its predecessor.
 #[derive(Debug)]
@@ -56,11 +49,20 @@ struct PendingLine {
     body: Vec<u8>,
     /// The refusals that the line counts. Where the line is not written, drop counts them again.
     carried: Option<CarriedCount>,
-    result_sender: oneshot::Sender<Result<(), WriteError>>,
+    result_sender: oneshot::Sender<Result<u64, WriteError>>,
 }
 
-/// Gets the result of a line that another thread writes.
-pub(super) type PendingResult = oneshot::Receiver<Result<(), WriteError>>;
+/// Gets the result of a line that another thread writes: its number.
+pub(super) type PendingResult = oneshot::Receiver<Result<u64, WriteError>>;
+
+/// What became of a line that was submitted.
+#[derive(Debug)]
+pub(super) enum Submitted {
+    /// It is written, with this number.
+    Written(u64),
+    /// Another thread writes it.
+    Queued(PendingResult),
+}
 
 /// Which thread writes a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,7 @@ pub(super) struct LogWriter {
     health: AuditHealth,
     section: AuditSection,
     sync_gate: SyncGate,
+    unanswered: Mutex<Unanswered>,
     clock: Clock,
 }
 
@@ -95,6 +98,9 @@ impl LogWriter {
         clock: Clock,
     ) -> io::Result<(Arc<LogWriter>, Findings)> {
         let (log, findings) = ChainedLog::open(dir)?;
+        if let Err(e) = index::remove_unfinished(dir) {
+            tracing::warn!("what is left of an index of the audit log cannot be removed: {e}");
+        }
         let syncer = Syncer::new(dir, log.file(), log.path())?;
         syncer.mark_written(log.length());
         let writer = Arc::new(LogWriter {
@@ -102,10 +108,11 @@ impl LogWriter {
             work_available: Condvar::new(),
             syncer,
             closed: AtomicBool::new(false),
-            health: AuditHealth::new(log.seq()),
+            health: AuditHealth::new(log.seq(), section.sync),
             log: Mutex::new(log),
             section,
             sync_gate: SyncGate::new(),
+            unanswered: Mutex::default(),
             clock,
         });
         let spawn_thread = |name, run: fn(&LogWriter)| {
@@ -125,14 +132,13 @@ impl LogWriter {
         let _ = self.append(&mut log, std::iter::empty());
     }
 
-    /// Writes a line and returns `None`, or queues it for another thread; the receiver then gets the result
-    /// of its write.
+    /// Writes a line, or queues it for another thread; the receiver then gets the result of its write.
     pub(super) fn submit(
         &self,
         body: Vec<u8>,
         carried: Option<CarriedCount>,
         write_mode: WriteMode,
-    ) -> Result<Option<PendingResult>, WriteError> {
+    ) -> Result<Submitted, WriteError> {
         // Records bound their members so that they fit; this holds where a later member does not.
         if body.len() > MAX_BODY_LEN {
             let error = WriteError::LineTooLong { length: body.len() };
@@ -144,9 +150,9 @@ impl LogWriter {
         }
         let is_inline = write_mode == WriteMode::Inline && self.health.is_fast();
         if let Some(log) = is_inline.then(|| self.try_lock_log()).flatten() {
-            self.write_inline(log, &body)?;
+            let seq = self.write_inline(log, &body)?;
             carried.into_iter().for_each(CarriedCount::settle);
-            return Ok(None);
+            return Ok(Submitted::Written(seq));
         }
         let (result_sender, result) = oneshot::channel();
         {
@@ -159,7 +165,7 @@ impl LogWriter {
         if !is_inline || !self.drain_queue() {
             self.work_available.notify_one();
         }
-        Ok(Some(result))
+        Ok(Submitted::Queued(result))
     }
 
     /// The last record and the tree; `None` while a thread has the log.
@@ -176,22 +182,37 @@ impl LogWriter {
         &self.health
     }
 
+    /// Has syncs of the current file fail, with EBADF: on a handle that only names it.
+    #[cfg(test)]
+    pub(super) fn pretend_unsyncable(&self) {
+        use std::os::unix::fs::OpenOptionsExt as _;
+
+        let path = lock(&self.log).path().to_owned();
+        let handle = std::fs::File::options().read(true).custom_flags(libc::O_PATH).open(&path);
+        self.syncer.follow(Arc::new(handle.unwrap()), &path);
+    }
+
     /// Replaces the file that lines are written to, and returns the previous one.
     #[cfg(test)]
     pub(super) fn replace_file(&self, file: Arc<std::fs::File>) -> Arc<std::fs::File> {
         lock(&self.log).replace_file(file)
     }
 
-    /// Syncs the current file and its directory entry to disk. What fails is repeated by the next call.
-    /// Blocking.
+    /// Syncs the current file and its directory entry to disk: all lines that were written before the call are there
+    /// when it returns, or `health` has the fault. What fails is repeated by the next call. Blocking.
     pub(super) fn sync(&self) {
         let written = self.health.last_seq();
         let begun = Instant::now();
-        if self.syncer.sync(&self.health) {
+        let report = self.syncer.sync(&self.health);
+        if report.was_needed {
             self.health.metrics().sync_duration.observe(begun.elapsed());
         }
-        if self.health.sync_error().is_none() {
-            self.health.metrics().set_synced(written);
+        match report.result {
+            Ok(()) => {
+                self.health.metrics().set_synced(written);
+                self.sync_gate.succeed(written);
+            }
+            Err(error) => self.sync_gate.fail(report.first_seq, error),
         }
     }
 
@@ -200,12 +221,17 @@ impl LogWriter {
         self.section.sync
     }
 
-    /// Waits until all lines that are written now are on the disk.
+    /// Waits until line `seq`, which is written, is on the disk.
     ///
     /// # Errors
-    /// The disk cannot sync them.
-    pub(super) async fn wait_synced(&self) -> Result<(), WriteError> {
-        self.sync_gate.wait_for(self.health.last_seq()).await
+    /// The disk cannot sync it.
+    pub(super) async fn wait_synced(&self, seq: u64) -> Result<(), WriteError> {
+        self.sync_gate.wait_for(seq).await
+    }
+
+    /// The request of this record is refused after the record was written. A later record says so.
+    pub(super) fn note_unanswered(&self, seq: u64) {
+        lock(&self.unanswered).note(seq);
     }
 
     /// Stops the threads.
@@ -225,7 +251,7 @@ impl LogWriter {
     }
 
     /// Writes this line after those that are queued, and then what others queue meanwhile.
-    fn write_inline(&self, mut log: MutexGuard<'_, ChainedLog>, body: &[u8]) -> Result<(), WriteError> {
+    fn write_inline(&self, mut log: MutexGuard<'_, ChainedLog>, body: &[u8]) -> Result<u64, WriteError> {
         let (result, _) = self.write_batch(&mut log, Some(body));
         drop(log);
         if !self.drain_queue() {
@@ -253,115 +279,9 @@ impl LogWriter {
         lock(&self.queue).is_empty()
     }
 
-    /// Runs the thread `audit`: writes queued lines, starts new files and removes old ones.
-    fn run_writer(&self) {
-        let mut new_file_pace = NewFilePace::default();
-        let mut removal_due = Instant::now();
-        while !self.closed.load(Ordering::Acquire) {
-            let queue = lock(&self.queue);
-            let wait_result = self.work_available.wait_timeout_while(queue, WAKE_INTERVAL, |queue| {
-                queue.is_empty() && !self.closed.load(Ordering::Acquire)
-            });
-            drop(wait_result);
-            let is_removal_due = Instant::now() >= removal_due;
-            if is_removal_due {
-                removal_due = Instant::now() + REMOVAL_INTERVAL;
-                self.remove_old_files();
-            }
-            let ends_by_age = is_removal_due && self.ends_by_age();
-            let mut log = lock(&self.log);
-            if !self.is_queue_empty() {
-                let (_, elapsed) = self.write_batch(&mut log, None);
-                self.health.note_write_time(elapsed);
-            }
-            if self.syncer.lost_reason().is_some() {
-                let _ = self.append(&mut log, std::iter::empty());
-            }
-            let started = if self.syncer.has_failed() && log.has_lines() {
-                if !new_file_pace.is_due(Instant::now()) {
-                    continue;
-                }
-                log.start_file()
-            } else if log.is_full() || ends_by_age && log.has_lines() {
-                log.rotate()
-            } else {
-                continue;
-            };
-            if started.is_ok() {
-                self.syncer.follow(log.file(), log.path());
-                removal_due = Instant::now();
-            }
-            self.health.record_rotation(started);
-        }
-    }
-
-    /// Removes the files beyond the limits, after a record of it. A full disk may have no room for the
-    /// record; it is the first line that is written then.
-    fn remove_old_files(&self) {
-        let current = lock(&self.log).path().to_owned();
-        let dir = current.parent().unwrap_or(Path::new("."));
-        let result =
-            retention::removal(dir, &current, self.section.keep, self.clock.now()).and_then(|removal| {
-                let Some(removal) = removal else { return Ok(()) };
-                let event = Event::AuditFilesRemoved;
-                let record = Record::for_event(event, &removal.description, self.clock.now());
-                let body = record.to_json_members(&self.clock)?;
-                {
-                    let mut log = lock(&self.log);
-                    log.push_first_body(body);
-                    let _ = self.append(&mut log, std::iter::empty());
-                }
-                self.health.metrics().count_record(event);
-                tracing::info!(event = event.name(), "{}", removal.description);
-                removal.files.iter().try_for_each(|file| {
-                    std::fs::remove_file(file)?;
-                    remove_entries(file)
-                })?;
-                index::remove_orphans(dir)
-            });
-        if let Err(e) = result {
-            tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");
-        }
-    }
-
-    /// Whether the current file has records that are to be removed earlier than it would be full.
-    fn ends_by_age(&self) -> bool {
-        let Some(age) = self.section.keep.age else { return false };
-        let current = lock(&self.log).path().to_owned();
-        retention::is_due_to_end(&current, age, self.clock.now()).unwrap_or(false)
-    }
-
-    /// Runs the thread `audit-sync`: syncs the file and checks its disk, once a second. It syncs at once when a
-    /// reply waits for that.
-    fn run_syncer(&self) {
-        let mut check_due = Instant::now() + SYNC_INTERVAL;
-        while !self.closed.load(Ordering::Acquire) {
-            self.sync_gate.wait_for_request(check_due.saturating_duration_since(Instant::now()));
-            self.sync_and_report();
-            if Instant::now() >= check_due {
-                check_due = Instant::now() + SYNC_INTERVAL;
-                self.syncer.check_disk(&self.health);
-            }
-        }
-    }
-
-    fn sync_and_report(&self) {
-        let _syncing = self.health.begin_sync();
-        // The number is stored after its line was written, and before the file is marked as changed.
-        let written = self.health.last_seq();
-        if self.section.sync == AuditSync::Always {
-            self.syncer.mark_dirty();
-        }
-        self.sync();
-        match self.health.sync_error() {
-            Some(error) => self.sync_gate.fail(error),
-            None => self.sync_gate.succeed(written),
-        }
-    }
-
     /// Writes one batch of queued lines, and then `own`, with one call, and sends the result to the
-    /// submitters of the queued ones. Returns the result and the duration of the write.
-    fn write_batch(&self, log: &mut ChainedLog, own: Option<&[u8]>) -> (Result<(), WriteError>, Duration) {
+    /// submitters of the queued ones. Returns the number of the last line, and the duration of the write.
+    fn write_batch(&self, log: &mut ChainedLog, own: Option<&[u8]>) -> (Result<u64, WriteError>, Duration) {
         let lines: Vec<PendingLine> = {
             let mut queue = lock(&self.queue);
             let count = queue.len().min(MAX_BATCH);
@@ -374,14 +294,16 @@ impl LogWriter {
         if elapsed > SLOW_WRITE {
             self.health.mark_slow();
         }
-        for line in lines {
+        // The lines of the batch are the last ones of the log, without a gap.
+        let count = lines.len() as u64 + u64::from(own.is_some());
+        for (seq, line) in ((log.seq() + 1).saturating_sub(count)..).zip(lines) {
             if result.is_ok() {
                 line.carried.into_iter().for_each(CarriedCount::settle);
             }
             // The receiver is gone if the submitter does not wait for the result.
-            let _ = line.result_sender.send(result.clone());
+            let _ = line.result_sender.send(result.clone().map(|()| seq));
         }
-        (result, elapsed)
+        (result.map(|()| log.seq()), elapsed)
     }
 
     /// Appends lines, after starting a new file if the current one is lost, and stores the result.
@@ -405,6 +327,7 @@ impl LogWriter {
         let Some(reason) = self.syncer.lost_reason() else { return Ok(()) };
         let lost = log.path().to_owned();
         log.start_file().map_err(|error| WriteError::FileLost { reason, source: Arc::new(error) })?;
+        self.sync_gate.begin_file(log.seq() + 1);
         self.syncer.follow_replacement(log.file(), log.path());
         self.health.record_rotation(Ok(()));
         let detail = format!(
@@ -420,26 +343,6 @@ impl LogWriter {
         }
         tracing::error!(event = "audit-file-replaced", "{detail}");
         Ok(())
-    }
-}
-
-/// When a new file may be started after a failed sync: at once, and then ever less often while syncs of the
-/// new files fail too, so that a broken disk does not get a file each second.
-#[derive(Debug, Default)]
-struct NewFilePace {
-    not_before: Option<Instant>,
-    delay: Duration,
-}
-
-impl NewFilePace {
-    fn is_due(&mut self, now: Instant) -> bool {
-        if self.not_before.is_some_and(|not_before| now < not_before) {
-            return false;
-        }
-        let fails_again = self.not_before.is_some_and(|not_before| now < not_before + self.delay);
-        self.delay = if fails_again { self.delay * 2 } else { MIN_NEW_FILE_DELAY }.min(MAX_NEW_FILE_DELAY);
-        self.not_before = Some(now + self.delay);
-        true
     }
 }
 

@@ -88,6 +88,10 @@ fn found(alert: &AnomalyAlert) -> String {
     }
 }
 
+fn alert_line(alert: &AnomalyAlert) -> String {
+    format!("{} {}: {}", alert.time.to_rfc3339_seconds(), alert.rule, found(alert))
+}
+
 fn suspended_line(one: &SuspendedAgent) -> String {
     format!(
         "suspended by the rule {} since {}; hostbadge anomaly resume {} ends it",
@@ -117,7 +121,7 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
         table.add("rule", format!("{}: {}", rule.name, rule.action));
     }
     for alert in &of.alerts {
-        table.add("alert", format!("{} {}: {}", alert.time.to_rfc3339_seconds(), alert.rule, found(alert)));
+        table.add("alert", alert_line(alert));
     }
     table.print()?;
     Ok(ExitCode::SUCCESS)
@@ -126,10 +130,7 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
 /// The suspension of an agent and its latest alerts, for "hostbadge agent show".
 pub(super) fn anomaly_lines(of: &AgentAnomalies) -> Vec<String> {
     let suspended = of.suspended.iter().map(suspended_line);
-    let alert = |alert: &AnomalyAlert| {
-        format!("{} {}: {}", alert.time.to_rfc3339_seconds(), alert.rule, found(alert))
-    };
-    suspended.chain(of.alerts.iter().take(MAX_SHOWN_ALERTS).map(alert)).collect()
+    suspended.chain(of.alerts.iter().take(MAX_SHOWN_ALERTS).map(alert_line)).collect()
 }
 
 fn profile_lines(profile: &AgentProfile) -> Vec<(&'static str, String)> {

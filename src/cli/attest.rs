@@ -22,7 +22,7 @@ enum AttestFormat {
 #[derive(Args, Debug)]
 pub(super) struct AttestArgs {
     /// The verifier's nonce, as `hostbadge nonce` makes it: 8 to 64 bytes in base64url without padding
-    #[arg(long, value_name = "BASE64URL")]
+    #[arg(long, value_name = "BASE64URL", allow_hyphen_values = true)]
     nonce: String,
 
     /// The evidence itself (JSON), or an EAT (RFC 9711) that contains it: a JWT signed by the host key

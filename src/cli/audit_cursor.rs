@@ -1,9 +1,11 @@
 //! The file with the number of the last record that an export has delivered.
 
-use std::fs::{self, File};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::error::CliError;
@@ -44,6 +46,22 @@ impl Cursor {
         self.seq
     }
 
+    /// Checks that the log, whose last record has the number `last`, has the cursor's record or had it.
+    ///
+    /// # Errors
+    /// The log ends before it. What is written from now on would be taken for delivered.
+    pub(super) fn check_within(&self, last: u64) -> Result<(), CliError> {
+        if self.seq <= last {
+            return Ok(());
+        }
+        Err(CliError::Local(format!(
+            "{}: record {} was delivered, and the audit log ends with record {last}: the cursor is of another log, or \
+             the log has lost records; remove the cursor to export everything again",
+            self.path.display(),
+            self.seq
+        )))
+    }
+
     /// Notes that all records up to this number are delivered. On disk when this returns.
     pub(super) fn advance(&mut self, seq: u64) -> Result<(), CliError> {
         if seq <= self.seq {
@@ -58,8 +76,11 @@ impl Cursor {
 
 fn read(path: &Path) -> io::Result<u64> {
     let mut text = Vec::new();
-    if fs::symlink_metadata(path)?.is_file() {
-        File::open(path)?.take(MAX_SIZE).read_to_end(&mut text)?;
+    // Never through a link, and without waiting for a FIFO.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() {
+        file.take(MAX_SIZE).read_to_end(&mut text)?;
     }
     let cursor: Result<CursorFile, _> = crate::json::from_object(&text);
     match cursor {
@@ -72,6 +93,8 @@ fn read(path: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -90,5 +113,24 @@ mod tests {
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
         assert!(Cursor::open(&path).is_err());
+    }
+
+    #[test]
+    fn a_link_and_a_fifo_are_no_cursor() {
+        let dir = tempfile::tempdir().unwrap();
+        let [target, link, fifo] = ["target", "link", "fifo"].map(|name| dir.path().join(name));
+        fs::write(&target, "{\"version\":1,\"seq\":7}").unwrap();
+        assert_eq!(Cursor::open(&target).unwrap().seq(), 7);
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(Cursor::open(&link).is_err());
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(Cursor::open(&fifo).is_err());
+    }
+
+    #[test]
+    fn a_cursor_beyond_the_end_of_the_log_is_refused() {
+        let cursor = Cursor { path: "c".into(), seq: 7 };
+        assert!(cursor.check_within(7).is_ok() && cursor.check_within(8).is_ok());
+        assert!(cursor.check_within(6).is_err());
     }
 }

@@ -5,24 +5,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::audit_cursor::Cursor;
 use super::audit_filters::FilterArgs;
 use super::audit_query::readable_dir;
 use super::audit_sink::{Delivery, Sink};
+use super::audit_source::Source;
 use super::audit_tail::{FOLLOW_INTERVAL, is_temporary};
-use super::audit_text::print_missing;
-use super::client;
+use super::audit_text::{parse_record, print_missing};
+use super::audit_unreadable::{Unreadable, seq_of};
 use super::common::CommonArgs;
 use super::error::CliError;
 use super::output::note;
-use crate::audit::{AuditQuery, PageStart, read_page};
 use crate::config::{escape_unprintable, escape_unprintable_json};
 use crate::export::{ExportedHost, ocsf_event, otlp_request};
-use crate::wire::admin::{AuditResponse, MAX_AUDIT_RECORDS};
 
-/// Records that are sent or written at once. It is all that the command keeps in memory of what is not delivered.
+/// Records that are sent or written at once. A page of them, of at most 1000 and 2 MiB, is kept in memory.
 const BATCH: usize = 500;
 /// Bytes of records that are sent or written at once; one record at least.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
@@ -38,8 +38,8 @@ const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 pub(super) const FORMATS_HELP: &str = "\
 Formats:
   ocsf  one event of OCSF 1.8.0 a line: Authentication for tokens and certificates and their refusals, API Activity for
-        other requests, Entity Management for changes, Application Lifecycle for the daemon's start and stop, Base Event
-        for everything else
+        other requests, Detection Finding for anomalies, Entity Management for changes, Application Lifecycle for the
+        daemon's start and stop, Base Event for everything else
   otlp  OTLP in JSON, one ExportLogsServiceRequest a line, as the OpenTelemetry Collector's file exporter writes and
         its file receiver reads them
   json  the records as they are in the log
@@ -48,9 +48,15 @@ Each event and each log record has the line of the audit log in it (raw_data, lo
 receiver can verify the chain.
 
 With --cursor the command writes the number of the last record that was delivered into FILE, and continues after it \
-the next time. What was delivered but not yet noted is delivered again; nothing is left out. A collector that is \
+the next time. What was delivered to a collector but not yet noted is delivered again; nothing is left out. At the end \
+of an output file, half a line that a power loss has left is removed, and what is there is not written again. A cursor \
+beyond the end of the log is an error. A collector that is \
 stalled or refuses is tried again, after 10 s without an answer and with growing pauses up to 30 s: for a minute, with \
---follow until it answers. Meanwhile the records stay in the audit log, and the command holds at most 500 of them.";
+--follow until it answers. Meanwhile the records stay in the audit log, and the command holds one page of at most 1000 \
+records and 2 MiB, of which it sends 500 and 1 MiB at once.
+
+Lines that are not records, such as damaged ones, are named on standard error with file and number and left out. The \
+exit status is 1 then.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
@@ -98,17 +104,19 @@ pub(super) async fn run(common: &CommonArgs, args: &ExportArgs) -> Result<ExitCo
         return Err(CliError::Local("a collector takes --format otlp".to_owned()));
     }
     let mut cursor = args.cursor.as_deref().map(Cursor::open).transpose()?;
+    let dir = readable_dir(common, args.dir.as_deref()).await?;
     let mut exporter = Exporter {
-        source: Source {
-            common,
-            filters: &args.filters,
-            dir: readable_dir(common, args.dir.as_deref()).await?,
-        },
+        unreadable: Unreadable::new(dir.clone()),
+        source: Source { common, filters: &args.filters, is_copy: args.dir.is_some(), dir },
         sink: Sink::open(args.to.as_deref(), args.output.as_deref())?,
         format: args.format,
         host: ExportedHost { name: host_name(args) },
         follow: args.follow,
     };
+    if let Some(cursor) = cursor.as_mut() {
+        cursor.check_within(exporter.source.last_seq().await?)?;
+        exporter.continue_file(cursor).await?;
+    }
     let mut after = cursor.as_ref().map_or(0, Cursor::seq);
     let mut is_waiting = false;
     loop {
@@ -126,12 +134,23 @@ pub(super) async fn run(common: &CommonArgs, args: &ExportArgs) -> Result<ExitCo
             }
             Err(error) => return Err(error),
         };
+        if let Some(cursor) = cursor.as_ref().filter(|_| is_waiting) {
+            // Another daemon answers, which can have another log.
+            match exporter.source.last_seq().await {
+                Ok(last) => cursor.check_within(last)?,
+                Err(error) if is_temporary(&error) => {
+                    tokio::time::sleep(FOLLOW_INTERVAL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         is_waiting = false;
         for range in &page.missing {
             print_missing(range.from, range.to);
         }
-        let delivered = exporter.deliver(&page.records, cursor.as_mut()).await;
-        delivered?;
+        exporter.unreadable.note_lines(&page.unreadable);
+        exporter.deliver(&page.records, cursor.as_mut()).await?;
         // What was examined and does not match need not be looked at again.
         if let (Some(last), Some(cursor)) = (page.last, cursor.as_mut()) {
             cursor.advance(last)?;
@@ -141,7 +160,7 @@ pub(super) async fn run(common: &CommonArgs, args: &ExportArgs) -> Result<ExitCo
             continue;
         }
         if !args.follow {
-            return exporter.sink.finish();
+            return exporter.sink.finish().map(|exit_code| exporter.unreadable.finish(exit_code));
         }
         tokio::time::sleep(FOLLOW_INTERVAL).await;
     }
@@ -155,53 +174,38 @@ fn host_name(args: &ExportArgs) -> Option<String> {
     args.host.clone().or_else(|| own().filter(|_| args.dir.is_none()))
 }
 
-/// Where the records come from.
-struct Source<'a> {
-    common: &'a CommonArgs,
-    filters: &'a FilterArgs,
-    /// The directory of the log, where this process may read it.
-    dir: Option<PathBuf>,
-}
-
-impl Source<'_> {
-    /// The records after a number, as many as fit a page.
-    async fn page(&self, after: u64) -> Result<AuditResponse, CliError> {
-        let Some(dir) = self.dir.clone() else {
-            let path = self.filters.path(&format!("limit={MAX_AUDIT_RECORDS}&after={after}"));
-            return Ok(client::get(&self.common.admin_socket, &path).await?.body);
-        };
-        let query = AuditQuery { start: PageStart::After(after), ..self.filters.query()? };
-        let read = tokio::task::spawn_blocking(move || read_page(&dir, &query, MAX_AUDIT_RECORDS.into()));
-        let page = read.await.map_err(CliError::local)?.map_err(CliError::local)?;
-        let missing = page.missing.iter();
-        Ok(AuditResponse {
-            records: page.records,
-            first: page.first,
-            last: page.last,
-            more: page.has_more,
-            missing: missing
-                .map(|range| crate::wire::admin::MissingRecords { from: range.from, to: range.to })
-                .collect(),
-        })
-    }
-}
-
 struct Exporter<'a> {
     source: Source<'a>,
     sink: Sink,
     format: Format,
     host: ExportedHost,
     follow: bool,
+    unreadable: Unreadable,
 }
 
 impl Exporter<'_> {
+    /// Continues a file whose end the cursor does not know of, because the machine lost its power between the write and
+    /// the note: half a line is removed, and whole ones are not written again.
+    async fn continue_file(&self, cursor: &mut Cursor) -> Result<(), CliError> {
+        let last = self.sink.last_line()?;
+        let Some(line) = last.and_then(|last| last_record(self.format, &last)) else { return Ok(()) };
+        match seq_of(&line) {
+            // Another log can have a record with this number too, and not the same one.
+            Some(seq) if seq > cursor.seq() && self.source.record(seq).await?.as_ref() == Some(&line) => {
+                cursor.advance(seq)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Delivers records in batches, each of which is noted before the next one.
     async fn deliver(
         &mut self,
         records: &[Box<RawValue>],
         mut cursor: Option<&mut Cursor>,
     ) -> Result<(), CliError> {
-        let mut rest = records;
+        let records = self.convertible(records);
+        let mut rest = &*records;
         while !rest.is_empty() {
             let (batch, further) = rest.split_at(batch_len(rest));
             rest = further;
@@ -215,8 +219,21 @@ impl Exporter<'_> {
         Ok(())
     }
 
+    /// The records that have the members of one. Others are named, and left out unless they are exported as they are.
+    fn convertible<'r>(&mut self, records: &'r [Box<RawValue>]) -> Vec<&'r RawValue> {
+        let mut convertible = Vec::with_capacity(records.len());
+        for line in records {
+            if self.format == Format::Json || parse_record(line.get()).is_some() {
+                convertible.push(&**line);
+            } else {
+                self.unreadable.note_record(line.get());
+            }
+        }
+        convertible
+    }
+
     /// The lines that are written, or the body that is sent.
-    fn text(&self, batch: &[Box<RawValue>]) -> Result<Vec<u8>, CliError> {
+    fn text(&self, batch: &[&RawValue]) -> Result<Vec<u8>, CliError> {
         let lines = batch.iter().map(|line| line.get());
         let mut text = Vec::new();
         match self.format {
@@ -262,7 +279,7 @@ impl Exporter<'_> {
 }
 
 /// How many records the next batch has.
-fn batch_len(records: &[Box<RawValue>]) -> usize {
+fn batch_len(records: &[&RawValue]) -> usize {
     let mut bytes = 0;
     let fitting = records.iter().take(BATCH).take_while(|line| {
         bytes += line.get().len();
@@ -276,8 +293,22 @@ fn push_line(text: &mut Vec<u8>, line: &str) {
     text.push(b'\n');
 }
 
-fn seq_of(line: &str) -> Option<u64> {
-    super::audit_text::parse_record(line).ok().map(|record| record.seq)
+/// The last record of a line that an export has written, as it is in the log.
+fn last_record(format: Format, line: &str) -> Option<String> {
+    if format == Format::Json {
+        return Some(line.to_owned());
+    }
+    let value: Value = serde_json::from_str(line).ok()?;
+    let text = match format {
+        Format::Json => None,
+        Format::Ocsf => value["raw_data"].as_str(),
+        Format::Otlp => {
+            let records = value["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array()?;
+            let mut attributes = records.last()?["attributes"].as_array()?.iter();
+            attributes.find(|found| found["key"] == "log.record.original")?["value"]["stringValue"].as_str()
+        }
+    };
+    text.map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -290,9 +321,36 @@ mod tests {
             let text = format!("\"{}\"", "x".repeat(length));
             (0..count).map(|_| RawValue::from_string(text.clone()).unwrap()).collect()
         };
-        assert_eq!(batch_len(&of(3, 10)), 3);
-        assert_eq!(batch_len(&of(BATCH + 1, 10)), BATCH);
-        assert_eq!(batch_len(&of(4, MAX_BATCH_BYTES / 3)), 2);
-        assert_eq!(batch_len(&of(2, MAX_BATCH_BYTES + 1)), 1);
+        let batch_len = |records: Vec<Box<RawValue>>| {
+            batch_len(&records.iter().map(|record| &**record).collect::<Vec<_>>())
+        };
+        assert_eq!(batch_len(of(3, 10)), 3);
+        assert_eq!(batch_len(of(BATCH + 1, 10)), BATCH);
+        assert_eq!(batch_len(of(4, MAX_BATCH_BYTES / 3)), 2);
+        assert_eq!(batch_len(of(2, MAX_BATCH_BYTES + 1)), 1);
+    }
+
+    #[test]
+    fn the_last_record_of_each_format_is_the_line_of_the_log() {
+        let line = |seq: u64| {
+            format!(
+                "{{\"v\":1,\"seq\":{seq},\"prev\":\"{}\",\"time\":\"2026-11-26T10:00:00.000001Z\",\"event\":\
+                 \"token-issued\",\"detail\":\"\\u009b\"}}",
+                "0".repeat(64)
+            )
+        };
+        let host = ExportedHost::default();
+        let (first, last) = (line(6), line(7));
+        let ocsf = ocsf_event(&last, &host).unwrap().to_string();
+        let otlp = otlp_request([&*first, &*last], &host).unwrap().to_string();
+        for (format, text) in [(Format::Json, &last), (Format::Ocsf, &ocsf), (Format::Otlp, &otlp)] {
+            assert_eq!(
+                last_record(format, &escape_unprintable_json(text)).as_ref(),
+                Some(&last),
+                "{format:?}"
+            );
+        }
+        assert_eq!(last_record(Format::Otlp, "{}"), None);
+        assert_eq!(last_record(Format::Ocsf, "x"), None);
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct FilterArgs {
     reason: Option<String>,
 
     /// Only records about the token with this identifier
-    #[arg(long, value_name = "JTI", visible_alias = "token-id")]
+    #[arg(long, value_name = "JTI", visible_alias = "token-id", allow_hyphen_values = true)]
     jti: Option<String>,
 
     /// Only records about the certificate with this serial number

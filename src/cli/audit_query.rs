@@ -9,6 +9,7 @@ use clap::Args;
 use super::audit_filters::FilterArgs;
 use super::audit_tail::print_last;
 use super::audit_text::print_records;
+use super::audit_unreadable::{Unreadable, as_in_responses};
 use super::client;
 use super::common::CommonArgs;
 use super::error::CliError;
@@ -25,10 +26,14 @@ pub(super) const INDEX_HELP: &str = "\
 The command reads the log's files itself where the caller may (as root), and keeps an index beside each file of the \
 log: N.index of N.jsonl, about 4 % of its size. The index says only where to look: each record is read from the log \
 and compared again, and what the index does not describe is read too. It is made again where it is missing, damaged, \
-older than its file or of another version, and can be removed at any time. Members of the admin group, who may not \
+older than its file or of another version, and can be removed at any time. It is not kept where the disk would have \
+less than 128 MiB left. Members of the admin group, who may not \
 read the files, get the same records from the daemon, without the index and therefore more slowly in a large log.
 
-The records are those that are in the files. Whether these were changed is checked by verifying the log.";
+The records are those that are in the files. Whether these were changed is checked by verifying the log. Lines that \
+are not records are named on standard error and left out, and the exit status is 1 then.
+
+The daemon gives at most 1000 records and 2 MiB of them in one response; the command asks for as many as it needs.";
 
 #[derive(Args, Debug)]
 pub(super) struct QueryArgs {
@@ -51,21 +56,23 @@ pub(super) struct QueryArgs {
 pub(super) async fn run(common: &CommonArgs, args: &QueryArgs) -> Result<ExitCode, CliError> {
     let query = args.filters.query()?;
     let wanted = args.lines as usize;
-    let has_earlier = match readable_dir(common, args.dir.as_deref()).await? {
+    let dir = readable_dir(common, args.dir.as_deref()).await?;
+    let mut unreadable = Unreadable::new(dir.clone());
+    let has_earlier = match dir {
         Some(dir) => {
             let by = if args.no_index { IndexUse::None } else { IndexUse::Beside };
             let found = tokio::task::spawn_blocking(move || search_last(&dir, &query, wanted, by));
             let found = found.await.map_err(CliError::local)?.map_err(CliError::local)?;
-            print_found(common, &found)?
+            print_found(common, &found, &mut unreadable)?
         }
-        None => print_last(common, &args.filters, wanted).await?.1,
+        None => print_last(common, &args.filters, wanted, &mut unreadable).await?.1,
     };
     if let Some(count) = has_earlier {
         note(format_args!(
             "hostbadge: there may be earlier records too: only the last {count} are printed; see --lines"
         ));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(unreadable.finish(ExitCode::SUCCESS))
 }
 
 /// The directory of the log, if this process may read it: the given one, else the daemon's.
@@ -81,9 +88,13 @@ pub(super) async fn readable_dir(
 }
 
 /// Prints the records. Returns how many they are where there are earlier ones.
-fn print_found(common: &CommonArgs, found: &FoundRecords) -> Result<Option<usize>, CliError> {
-    let missing: Vec<MissingRecords> =
-        found.missing.iter().map(|range| MissingRecords { from: range.from, to: range.to }).collect();
-    print_records(common, found.lines.iter().map(|line| &**line), &missing)?;
+fn print_found(
+    common: &CommonArgs,
+    found: &FoundRecords,
+    unreadable: &mut Unreadable,
+) -> Result<Option<usize>, CliError> {
+    unreadable.note_lines(&as_in_responses(&found.unreadable));
+    let missing = MissingRecords::from_ranges(found.missing.iter().map(|range| (range.from, range.to)));
+    print_records(common, found.lines.iter().map(|line| &**line), &missing, unreadable)?;
     Ok(found.has_more.then_some(found.lines.len()))
 }

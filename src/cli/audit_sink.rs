@@ -16,6 +16,7 @@ use nix::fcntl::OFlag;
 use serde::Deserialize;
 use tokio::net::UnixStream;
 
+use super::audit_output::cut_half_line;
 use super::error::CliError;
 use super::files::file_error;
 use super::output::{note, print_bytes};
@@ -103,6 +104,23 @@ impl Sink {
                 delivery.map_err(|problem| CliError::Local(format!("{}: {problem}", socket.display())))
             }
         }
+    }
+
+    /// Cuts half a line that a power loss has left at the end of a file, and returns the last whole line there. Other
+    /// destinations have none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn last_line(&self) -> Result<Option<String>, CliError> {
+        let Sink::File(path, file) = self else { return Ok(None) };
+        let (cut, last) = cut_half_line(path, file).map_err(|e| file_error(path, &e))?;
+        if cut > 0 {
+            note(format_args!(
+                "hostbadge: {}: removed {cut} bytes of a line that was not written completely; it is written again",
+                path.display()
+            ));
+        }
+        Ok(last)
     }
 
     /// The exit status of a complete export: 1 where a collector rejected records.

@@ -1,5 +1,6 @@
 //! Records of the audit log on standard output: as they are in the log, or as one line for a person.
 
+use super::audit_unreadable::Unreadable;
 use super::common::CommonArgs;
 use super::error::CliError;
 use super::format::format_peer;
@@ -8,9 +9,14 @@ use crate::config::escape_unprintable;
 use crate::plural::counted;
 use crate::wire::admin::{AuditRecord, AuditResponse, MissingRecords};
 
-/// Prints the records of a page, and says which numbers the log does not have.
-pub(super) fn print_page(common: &CommonArgs, page: &AuditResponse) -> Result<(), CliError> {
-    print_records(common, page.records.iter().map(|line| line.get()), &page.missing)
+/// Prints the records of a page, and says which numbers the log does not have and which lines are no records.
+pub(super) fn print_page(
+    common: &CommonArgs,
+    page: &AuditResponse,
+    unreadable: &mut Unreadable,
+) -> Result<(), CliError> {
+    unreadable.note_lines(&page.unreadable);
+    print_records(common, page.records.iter().map(|line| line.get()), &page.missing, unreadable)
 }
 
 /// Prints lines of the log, and says which numbers between them it does not have.
@@ -18,10 +24,14 @@ pub(super) fn print_records<'a>(
     common: &CommonArgs,
     lines: impl IntoIterator<Item = &'a str>,
     missing: &[MissingRecords],
+    unreadable: &mut Unreadable,
 ) -> Result<(), CliError> {
     let mut missing = missing.iter().peekable();
     for line in lines {
-        let record = parse_record(line)?;
+        let Some(record) = parse_record(line) else {
+            unreadable.note_record(line);
+            continue;
+        };
         while let Some(range) = missing.next_if(|range| range.from < record.seq) {
             print_missing(range.from, range.to);
         }
@@ -43,9 +53,9 @@ pub(super) fn print_missing(from: u64, to: u64) {
     ));
 }
 
-/// A line of the log as a record.
-pub(super) fn parse_record(line: &str) -> Result<AuditRecord, CliError> {
-    serde_json::from_str(line).map_err(|e| CliError::Local(format!("cannot parse an audit record: {e}")))
+/// A line of the log as a record; `None` if it does not have the members of one.
+pub(super) fn parse_record(line: &str) -> Option<AuditRecord> {
+    serde_json::from_str(line).ok()
 }
 
 /// A record in one line. Its texts are quoted and escaped, because callers determine them.

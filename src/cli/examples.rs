@@ -87,8 +87,8 @@ pub(super) const VERIFY: &str = "Examples:
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --roots makers/
   hostbadge verify evidence evidence.json --nonce AAAAAAAAAAAAAAAAAAAAAA --ca-cert ca.pem --pcrs pcrs.toml --require boot-event-log
   hostbadge verify receipt researcher.receipt --jwks jwks.json --agent researcher
-  hostbadge verify audit /var/log/hostbadge/audit --ak checkpoint.keys
-  hostbadge verify audit copy/ --ak checkpoint.keys --known last.note --save-note last.note";
+  hostbadge verify audit /var/log/hostbadge/audit --ak 000b9c...
+  hostbadge verify audit copy/ --ak kept/checkpoint.keys --known last.note --save-note last.note";
 
 pub(super) const TENANT: &str = "Examples:
   hostbadge tenant list

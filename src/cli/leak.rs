@@ -41,7 +41,7 @@ pub(super) struct LeakArgs {
     #[arg(long)]
     dry_run: bool,
     /// The identifier of the token, as the audit log has it, in place of the token
-    #[arg(long, value_name = "JTI")]
+    #[arg(long, value_name = "JTI", allow_hyphen_values = true)]
     jti: Option<String>,
     /// Why, for the audit log and "hostbadge revoke list" [default: leaked]
     #[arg(long, value_name = "TEXT")]

@@ -14,11 +14,14 @@ mod audit_cursor;
 mod audit_export;
 mod audit_filters;
 mod audit_lifecycle;
+mod audit_output;
 mod audit_prove;
 mod audit_query;
 mod audit_sink;
+mod audit_source;
 mod audit_tail;
 mod audit_text;
+mod audit_unreadable;
 mod certificate;
 mod client;
 mod clock;
@@ -141,13 +144,15 @@ enum CliSubcommand {
     /// Look for tokens and keys that were left in files, environments, shell histories and unit files
     ///
     /// It says where they are and of what kind, and never what they are. It needs no daemon. Exit status 0: nothing was
-    /// found; 1: something was found; 2: a path cannot be looked at. What cannot be read is named on standard error.
+    /// found; 1: something was found; 2: none of the named paths can be looked at. What cannot be read, such as a path
+    /// that does not exist, is named on standard error.
     #[command(after_long_help = examples::HYGIENE)]
     Hygiene(hygiene::HygieneArgs),
-    /// Attack this host as its other processes could, without changing it, and print what it withstood (root only)
+    /// Attack this host as its other processes could, without changing it, and print which attempts failed (root only)
     ///
-    /// Run it on a host in use. It registers no agent and changes no file of the daemon; what the daemon decides is in
-    /// the audit log, as for every caller. What needs a token or evidence is skipped unless this process is an agent.
+    /// Run it on a host in use. It takes at most about two minutes: after 120 s no further attempt begins, and what is
+    /// left is skipped. It registers no agent and changes no file of the daemon; what the daemon decides is in the audit
+    /// log, as for every caller. What needs a token or evidence is skipped unless this process is an agent.
     /// Exit status 0: no hole was found; 1: a hole was found; 2: another user than root runs it; 3: no daemon answers.
     #[command(after_long_help = examples::SELFTEST)]
     Selftest(selftest::SelftestArgs),
@@ -275,5 +280,28 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Metrics(arguments) => metrics::run(common, &arguments).await,
         CliSubcommand::Top(arguments) => top::run(common, &arguments).await,
         CliSubcommand::Audit(subcommand) => audit::run(common, &subcommand).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Identifiers in base64url begin with "-" in one of 64 cases.
+    #[test]
+    fn an_identifier_that_begins_with_a_hyphen_is_a_value() {
+        for words in [
+            &["attest", "--nonce", "-Yabc"][..],
+            &["verify", "evidence", "--nonce", "-Yabc"],
+            &["audit", "query", "--token-id", "-Yabc"],
+            &["audit", "query", "--jti", "-Yabc"],
+            &["leak", "--jti", "-Yabc"],
+            &["nonce", "use", "-Yabc"],
+            &["revoke", "jti", "-Yabc"],
+            &["revoke", "key", "-Yabc"],
+        ] {
+            let parsed = Cli::try_parse_from([&["hostbadge"], words].concat());
+            assert!(parsed.is_ok(), "{words:?}: {}", parsed.err().map(|e| e.to_string()).unwrap_or_default());
+        }
     }
 }

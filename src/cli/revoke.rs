@@ -37,6 +37,7 @@ pub(super) enum RevokeSubcommand {
     /// Revoke one token by its identifier, as the audit log has it
     Jti {
         /// The token's jti
+        #[arg(allow_hyphen_values = true)]
         jti: String,
         #[command(flatten)]
         why: WhyArgs,
@@ -73,6 +74,7 @@ pub(super) enum RevokeSubcommand {
     /// Revoke an issuing key with all tokens that it signed; another key signs from then on
     Key {
         /// The key's kid, as "hostbadge key list" has it
+        #[arg(allow_hyphen_values = true)]
         kid: String,
         #[command(flatten)]
         why: WhyArgs,

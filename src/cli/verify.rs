@@ -44,7 +44,7 @@ pub(super) struct VerifyEvidenceArgs {
     file: Option<PathBuf>,
 
     /// The nonce that was sent to the host, as `hostbadge nonce` makes it: base64url without padding
-    #[arg(long, value_name = "BASE64URL")]
+    #[arg(long, value_name = "BASE64URL", allow_hyphen_values = true)]
     nonce: String,
 
     /// Name of the host's attestation key, as `hostbadge status` shows it on that host. Without it, or --ca-cert,

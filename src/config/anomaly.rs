@@ -111,8 +111,8 @@ rules! {
     Canary canary Suspend "A canary credential is asked for.",
 }
 
-/// What the daemon does when a rule finds something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What the daemon does when a rule finds something, the weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnomalyAction {
     /// Nothing.

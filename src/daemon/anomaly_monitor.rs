@@ -1,22 +1,20 @@
-//! Records what rules find about agents, suspends agents where the configuration says so, compares the files of their
-//! units, and stores what is learnt.
+//! Has what rules find about agents handled, compares the files of agents' units, and stores what is learnt.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::alert_handler::{AlertHandler, AlertTargets, action_of};
 use super::alert_sender::AlertSender;
 use super::component::ComponentTask;
 use crate::agents::{AgentEntry, AgentRegistry};
-use crate::anomaly::{Alert, Anomalies, AnomalyFile, StoredAlert};
-use crate::audit::{Audit, Event};
-use crate::config::{AnomalyAction, AnomalyActions, AnomalyRule};
-use crate::issue::Issuer;
+use crate::anomaly::{Anomalies, AnomalyFile};
+use crate::audit::Audit;
+use crate::config::{AnomalyActions, AnomalyRule};
 use crate::peer::unit_digest;
-use crate::revocation::{self, NewRevocation, Outcome, Revocations, Target, TargetKind, revoked_by_rule};
+use crate::revocation::Revocations;
 
 /// How often the files of units are compared.
 const UNITS_INTERVAL: Duration = Duration::from_secs(60);
@@ -24,8 +22,6 @@ const UNITS_INTERVAL: Duration = Duration::from_secs(60);
 const MAX_UNITS: usize = 4096;
 /// How often what is learnt is stored.
 const SAVE_INTERVAL: Duration = Duration::from_secs(300);
-/// Alerts that are recorded, or whose suspension is stored, at the same time.
-const MAX_HANDLED: usize = 64;
 
 /// What the anomaly monitor is built from.
 #[derive(Clone)]
@@ -38,8 +34,6 @@ pub(super) struct AnomalyDeps {
     pub agents: AgentRegistry,
     /// Where a suspension takes effect.
     pub revocations: Revocations,
-    /// Signs nothing that is revoked.
-    pub issuer: Issuer,
     /// Audit log, for each alert.
     pub audit: Audit,
     /// State directory: `anomaly.json`.
@@ -61,7 +55,8 @@ pub(super) fn spawn(deps: AnomalyDeps) -> AnomalyHandle {
 }
 
 impl AnomalyHandle {
-    /// Stops the anomaly monitor, and stores what was learnt. Call it after the last request has been served.
+    /// Stops the anomaly monitor once the last alerts are handled, and stores what was learnt. Call it after the last
+    /// request has been served.
     pub async fn stop(self) {
         self.task.stop().await;
         save(&self.deps).await;
@@ -72,111 +67,43 @@ async fn run(deps: AnomalyDeps, stop: CancellationToken) {
     // Taken once, by the one component of this kind.
     let Some(alerts) = deps.anomalies.take_receiver() else { return };
     let (sender, to_socket) = AlertSender::new(deps.socket.clone());
+    let targets = AlertTargets {
+        anomalies: deps.anomalies.clone(),
+        actions: deps.actions.clone(),
+        agents: deps.agents.clone(),
+        revocations: deps.revocations.clone(),
+        audit: deps.audit.clone(),
+        to_socket,
+    };
     tokio::select! {
-        () = stop.cancelled() => {}
-        () = handle_alerts(&deps, alerts, to_socket) => {}
+        // Goes on after `stop` until the last alerts are handled.
+        () = AlertHandler::new(targets).run(alerts, stop) => {}
         () = sender.run() => {}
         () = restore_and_save(&deps) => {}
         () = compare_units(&deps) => {}
+        () = follow_actions(&deps) => {}
     }
 }
 
-/// A suspension is in effect before the next alert is looked at; what follows from it waits for the disk elsewhere.
-async fn handle_alerts(
-    deps: &AnomalyDeps,
-    mut alerts: mpsc::Receiver<Alert>,
-    to_socket: mpsc::Sender<StoredAlert>,
-) {
-    let handled = Arc::new(Semaphore::new(MAX_HANDLED));
-    while let Some(alert) = alerts.recv().await {
-        // Fails only if the semaphore is closed, which nothing does.
-        let Ok(permit) = handled.clone().acquire_owned().await else { return };
-        let (deps, to_socket) = (deps.clone(), to_socket.clone());
-        tokio::spawn(async move {
-            handle(&deps, alert, &to_socket).await;
-            drop(permit);
-        });
-    }
-}
-
-async fn handle(deps: &AnomalyDeps, alert: Alert, to_socket: &mpsc::Sender<StoredAlert>) {
-    let action = action(deps, &alert);
-    let target = Target::new(TargetKind::Agent, &alert.agent);
-    let revocations = deps.revocations.current();
-    let is_blocked = revocations.get(&target).is_some_and(|one| one.is_blocking);
-    // All requests of a revoked agent, and on a frozen host, are refused, which is no finding.
-    let agents = deps.agents.current();
-    let is_refused =
-        agents.get(&alert.agent).is_some_and(|entry| revocations.blocking_entry(entry).is_some());
-    if action == AnomalyAction::Off || is_refused && alert.rule == AnomalyRule::Refusals {
-        return;
-    }
-    let rule = alert.rule.name();
-    let is_suspended = match action {
-        AnomalyAction::Suspend if !is_blocked => suspend(deps, &alert, target).await,
-        _ => false,
-    };
-    let repeats = match alert.repeats {
-        0 => String::new(),
-        n => format!("; and {n} times more since the alert before"),
-    };
-    let (agent, detail) = (&alert.agent, &alert.detail);
-    let message = format!("agent {agent}: {detail}{repeats} (rule {rule})");
-    record(&deps.audit, Event::AnomalyDetected, &alert, &message).await;
-    if is_suspended {
-        let message = format!(
-            "the rule {rule} suspended agent {agent}: {detail}. All that it has is revoked, and nothing more is \
-             issued until \"hostbadge anomaly resume {agent}\""
-        );
-        record(&deps.audit, Event::AgentSuspended, &alert, &message).await;
-    }
-    let stored = StoredAlert {
-        time: alert.time,
-        rule: rule.to_owned(),
-        agent: alert.agent,
-        detail: alert.detail,
-        suspended: is_suspended,
-        repeats: alert.repeats,
-    };
-    deps.anomalies.keep(alert.rule, stored.clone());
-    // A program that is too slow misses alerts; the records have them all.
-    let _ = to_socket.try_send(stored);
-}
-
-/// Of the agent's file, else of the configuration, else the default.
-fn action(deps: &AnomalyDeps, alert: &Alert) -> AnomalyAction {
-    let agents = deps.agents.current();
-    let own = agents.get(&alert.agent).and_then(|entry| entry.anomaly.actions.get(alert.rule));
-    own.or_else(|| deps.actions.get(alert.rule)).unwrap_or_else(|| alert.rule.default_action())
-}
-
-/// Revokes all of the agent. It is in effect before this waits for the disk.
-async fn suspend(deps: &AnomalyDeps, alert: &Alert, target: Target) -> bool {
-    let mut reason = alert.detail.clone();
-    while reason.len() > revocation::MAX_REASON {
-        reason.pop();
-    }
-    let new =
-        NewRevocation { target, is_blocking: true, revoked_by: revoked_by_rule(alert.rule.name()), reason };
-    let revoked = deps.revocations.revoke(new).await;
-    deps.issuer.apply_revocations(&deps.revocations.current());
-    match revoked {
-        Ok(outcome) => outcome == Outcome::Revoked,
-        Err(error @ revocation::Error::NotStored(_)) => {
-            tracing::error!("the suspension of agent {} is in effect: {error}", alert.agent);
-            true
+/// A rule from which more follows than before has an alert at its next finding, also within the hour after an alert
+/// from which less followed.
+async fn follow_actions(deps: &AnomalyDeps) {
+    let mut changes = deps.agents.subscribe();
+    let mut previous = deps.agents.current();
+    // The registry outlives this: `deps` has it.
+    while changes.changed().await.is_ok() {
+        let current = deps.agents.current();
+        for entry in current.iter() {
+            let old = previous.get(entry.name.as_str()).filter(|old| !Arc::ptr_eq(old, entry));
+            let Some(old) = old else { continue };
+            for rule in AnomalyRule::ALL {
+                let action = |entry: &AgentEntry| action_of(Some(entry), &deps.actions, *rule);
+                if action(entry) > action(old) {
+                    deps.anomalies.rearm(entry.name.as_str(), *rule);
+                }
+            }
         }
-        Err(error) => {
-            tracing::error!("agent {} is not suspended: {error}", alert.agent);
-            false
-        }
-    }
-}
-
-/// What was found stays found: a failing audit log only adds an error with the same message to the journal.
-async fn record(audit: &Audit, event: Event, alert: &Alert, message: &str) {
-    if let Err(audit_error) = audit.record_alert(event, alert, message).await {
-        tracing::error!("{message}; {audit_error}");
+        previous = current;
     }
 }
 

@@ -21,6 +21,7 @@
 
 mod activity_loader;
 mod admin_group;
+mod alert_handler;
 mod alert_sender;
 mod anomaly_monitor;
 mod app;

@@ -200,7 +200,6 @@ impl Parts {
             actions: config.anomaly.actions(),
             agents: self.agents.clone(),
             revocations: self.revocations.clone(),
-            issuer: self.issuer.clone(),
             audit: self.audit.clone(),
             state_dir: config.paths.state.clone(),
             socket: config.paths.run.join(ALERT_SOCKET),

@@ -9,6 +9,8 @@ pub(super) enum Kind {
     Authentication(Ticket),
     /// API Activity (6003): another request of a process.
     Api(Access),
+    /// Detection Finding (2004): a rule has found something about an agent.
+    Detection,
     /// Entity Management (3004): a change of what the daemon manages.
     Entity(Change, &'static str),
     /// Application Lifecycle (6002) of the daemon.
@@ -117,6 +119,7 @@ impl Kind {
             Event::CertificateIssued | Event::WitSvidIssued => Kind::Authentication(Ticket::Authentication),
             Event::RequestRefused => of_refusal(has_peer, request, has_audience),
             Event::CredentialReleased | Event::Introspected | Event::Attested => Kind::Api(Access::Read),
+            Event::AnomalyDetected => Kind::Detection,
             Event::NonceUsed => Kind::Api(Access::Update),
             Event::TokenRevoked if has_peer => Kind::Api(Access::Delete),
             Event::TokenRevoked => Kind::Entity(Change::Delete, "token"),

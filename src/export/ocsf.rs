@@ -43,9 +43,14 @@ pub fn ocsf_event(line: &str, host: &ExportedHost) -> Result<Value, NotARecord> 
     set("severity", json!(severity_name));
     set("time", json!(millis(record.time)));
     set("message", json!(record.detail.as_deref().unwrap_or(&record.event)));
-    let has_failed = has_failed(&record, event);
-    set("status_id", json!(if has_failed { 2 } else { 1 }));
-    set("status", json!(if has_failed { "Failure" } else { "Success" }));
+    let (status_id, status) = match kind {
+        // The state of the finding, which nobody has looked at.
+        Kind::Detection => (1, "New"),
+        _ if has_failed(&record, event) => (2, "Failure"),
+        _ => (1, "Success"),
+    };
+    set("status_id", json!(status_id));
+    set("status", json!(status));
     set("status_code", json!(record.reason));
     set("status_detail", json!(record.detail));
     set("metadata", metadata(&record));
@@ -56,6 +61,7 @@ pub fn ocsf_event(line: &str, host: &ExportedHost) -> Result<Value, NotARecord> 
     match kind {
         Kind::Authentication(_) => authentication(&record, &mut set),
         Kind::Api(_) => api_activity(&record, &mut set),
+        Kind::Detection => detection(&record, host, &mut set),
         Kind::Entity(_, entity) => set("entity", managed_entity(&record, entity)),
         Kind::Lifecycle(_) => set("app", product()),
         Kind::Base => {}
@@ -66,6 +72,7 @@ pub fn ocsf_event(line: &str, host: &ExportedHost) -> Result<Value, NotARecord> 
 fn class_of(kind: Kind) -> (u32, &'static str, u32, &'static str) {
     match kind {
         Kind::Authentication(ticket) => (3002, "Authentication", ticket as u32, ticket.name()),
+        Kind::Detection => (2004, "Detection Finding", 1, "Create"),
         Kind::Entity(change, _) => (3004, "Entity Management", change as u32, change.name()),
         Kind::Lifecycle(phase) => (6002, "Application Lifecycle", phase as u32, phase.name()),
         Kind::Api(access) => (6003, "API Activity", access as u32, access.name()),
@@ -75,6 +82,7 @@ fn class_of(kind: Kind) -> (u32, &'static str, u32, &'static str) {
 
 fn category_name(category: u32) -> &'static str {
     match category {
+        2 => "Findings",
         3 => "Identity & Access Management",
         6 => "Application Activity",
         _ => "Uncategorized",
@@ -224,6 +232,33 @@ fn api_activity(record: &AuditRecord, set: &mut impl FnMut(&str, Value)) {
     }
 }
 
+/// What a rule has found, and about which agent.
+fn detection(record: &AuditRecord, host: &ExportedHost, set: &mut impl FnMut(&str, Value)) {
+    let rule = record.rule.as_deref().unwrap_or("unknown");
+    // Other hosts have records with this number too.
+    let host = host.name.as_deref().unwrap_or("unknown host");
+    set("is_alert", json!(true));
+    set(
+        "finding_info",
+        json!({
+            "uid": format!("{host} {}", record.seq),
+            "title": format!("{rule}: {}", record.agent.as_deref().unwrap_or("unknown agent")),
+            "desc": record.detail.as_deref().unwrap_or(&record.event),
+            "created_time": millis(record.time),
+            "types": ["anomaly"],
+            "product": product(),
+            "analytic": {"name": rule, "type_id": 1, "type": "Rule"},
+        }),
+    );
+    if let Some(agent) = &record.agent {
+        let mut resource = json!({"name": agent, "type": "agent"});
+        if let Some(tenant) = &record.tenant {
+            resource["namespace"] = json!(tenant);
+        }
+        set("resources", json!([resource]));
+    }
+}
+
 fn managed_entity(record: &AuditRecord, entity: &str) -> Value {
     let id = [&record.kid, &record.jti, &record.credential, &record.agent, &record.tenant];
     let uid = id.into_iter().flatten().next();
@@ -243,4 +278,37 @@ fn unmapped(line: &str) -> Value {
 
 fn millis(time: Timestamp) -> u64 {
     time.as_micros() / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_anomaly_is_a_detection_finding_with_the_members_that_the_class_requires() {
+        let line = format!(
+            "{{\"v\":1,\"seq\":7,\"prev\":\"{}\",\"time\":\"2026-11-26T10:00:00.000001Z\",\"event\":\
+             \"anomaly-detected\",\"outcome\":\"done\",\"agent\":\"a\",\"tenant\":\"t\",\"rule\":\"new-audience\",\
+             \"detail\":\"x\"}}",
+            "0".repeat(64)
+        );
+        let event = ocsf_event(&line, &ExportedHost { name: Some("h".into()) }).unwrap();
+        for (name, value) in [
+            ("class_uid", json!(2004)),
+            ("category_uid", json!(2)),
+            ("activity_id", json!(1)),
+            ("type_uid", json!(200_401)),
+            ("severity_id", json!(3)),
+            ("status_id", json!(1)),
+            ("time", json!(1_795_687_200_000_u64)),
+            ("is_alert", json!(true)),
+        ] {
+            assert_eq!(event[name], value, "{name}");
+        }
+        let finding = &event["finding_info"];
+        assert_eq!((&finding["uid"], &finding["title"]), (&json!("h 7"), &json!("new-audience: a")));
+        assert_eq!(finding["analytic"]["type_id"], 1);
+        assert_eq!(event["resources"], json!([{"name": "a", "type": "agent", "namespace": "t"}]));
+        assert_eq!(event["metadata"]["version"], OCSF_VERSION);
+    }
 }

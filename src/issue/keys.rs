@@ -17,12 +17,13 @@ use super::issuer::IssuerKeys;
 use super::key::IssuingKey;
 use super::key_event::KeyChange;
 use super::key_schedule::{KeySchedule, RotationStep};
-use super::retention::Retention;
+use super::retention::{Retention, drop_destroyed};
 use super::rotation::RotationPolicy;
 use super::rsa::HostKeyRef;
+use super::successor_timer::SuccessorTimer;
 use super::tenant_schedules::TenantSchedules;
 use super::{endorsement, report, storage};
-use crate::clock::{BootTime, ClockState, Timestamp};
+use crate::clock::{ClockState, Timestamp};
 use crate::keystore::Keystore;
 use crate::tpm::Tpm;
 use crate::verify::Jwk;
@@ -45,11 +46,7 @@ pub struct IssuingKeys {
     clock: ClockState,
     keys: ScheduledKeys,
     retention: Retention,
-    /// When this process published the next key: relying parties have the configured time to fetch it,
-    /// however the clock is set meanwhile.
-    published_at: Option<BootTime>,
-    /// How often the clock had been set back when the active key was last found to need no successor.
-    set_back_count: u64,
+    timer: SuccessorTimer,
     /// Whether a write of the schedule failed or was cancelled, so that its content is not known.
     needs_rewrite: bool,
 }
@@ -81,11 +78,10 @@ impl IssuingKeys {
             host,
             host_key,
             rotation_policy,
-            set_back_count: clock.set_back_count(),
+            timer: SuccessorTimer::new(clock.clone()),
             clock,
             keys,
             retention: Retention::default(),
-            published_at: None,
             needs_rewrite: false,
         }
     }
@@ -170,7 +166,7 @@ impl IssuingKeys {
         let now = self.clock.now();
         if let Some(corrected) = self.keys.schedule.with_publication_corrected(now) {
             self.save(corrected).await?;
-            self.published_at = Some(self.clock.clock().boot_time());
+            self.timer.start();
             return Ok(self.pending_publication().into_iter().collect());
         }
         let retired = self.keys.schedule.retired().iter();
@@ -185,10 +181,7 @@ impl IssuingKeys {
         match step {
             Some(RotationStep::Activate) if self.time_to_activation().is_none() => self.activate().await,
             Some(RotationStep::Publish) => self.publish(tpm).await,
-            // Tokens that the active key signed before may be of the future, and are refused once it is gone.
-            _ if self.clock.set_back_count() > self.set_back_count && self.keys.next.is_none() => {
-                self.publish(tpm).await
-            }
+            _ if self.timer.was_set_back() && self.keys.next.is_none() => self.publish(tpm).await,
             _ => match self.rotate_kek().await? {
                 Some(change) => Ok(vec![change]),
                 None => self.rewrap().await.map(|()| Vec::new()),
@@ -196,12 +189,9 @@ impl IssuingKeys {
         }
     }
 
-    /// How much of `publish_before` has not passed yet since this process published the next key; `None` once
-    /// it has, or if another process published it.
     fn time_to_activation(&self) -> Option<Duration> {
-        let elapsed = self.clock.clock().boot_time().since(self.published_at?);
-        let publish_before = self.rotation_policy.publish_before;
-        (self.keys.next.is_some() && elapsed < publish_before).then(|| publish_before - elapsed)
+        self.keys.next.as_ref()?;
+        self.timer.time_to_activation(self.rotation_policy.publish_before)
     }
 
     /// Makes and publishes a key. It becomes active after `publish_before`, when relying parties have fetched
@@ -214,8 +204,8 @@ impl IssuingKeys {
         self.save(self.keys.schedule.clone().publish(encrypted_key, self.clock.now())?).await?;
         self.keys.next = Some(Arc::new(key));
         // A slow TPM or disk takes nothing from the time that relying parties have.
-        self.published_at = Some(self.clock.clock().boot_time());
-        self.set_back_count = self.clock.set_back_count();
+        self.timer.start();
+        self.timer.settle();
         Ok(self.pending_publication().into_iter().collect())
     }
 
@@ -244,7 +234,7 @@ impl IssuingKeys {
             }
         };
         self.keys.next = None;
-        self.set_back_count = self.clock.set_back_count();
+        self.timer.settle();
         changes.extend(self.promote(key));
         changes.extend(self.drop_destroyed(destroyed_early));
         Ok(changes)
@@ -283,18 +273,10 @@ impl IssuingKeys {
         Ok(self.drop_destroyed(None))
     }
 
-    /// Drops the public halves of the keys that are not retired in the schedule any more. `destroyed_early`
-    /// is one of them whose tokens may still be valid, with their end.
-    fn drop_destroyed(&mut self, destroyed_early: Option<(String, Timestamp)>) -> Vec<KeyChange> {
-        let is_retired =
-            |jwk: &Jwk| self.keys.schedule.retired().iter().any(|old| old.encrypted_key.kid == jwk.kid);
-        let (retained, destroyed) = self.keys.retired.drain(..).partition(is_retired);
-        self.keys.retired = retained;
-        let change = |Jwk { kid, .. }| {
-            let early = destroyed_early.as_ref().filter(|(early, _)| *early == kid);
-            KeyChange::Destroyed { kid, tokens_valid_until: early.map(|(_, until)| *until) }
-        };
-        Vec::into_iter(destroyed).map(change).collect()
+    fn drop_destroyed(&mut self, early: Option<(String, Timestamp)>) -> Vec<KeyChange> {
+        let retired = self.keys.schedule.retired();
+        let is_retired = |kid: &str| retired.iter().any(|key| key.encrypted_key.kid == kid);
+        drop_destroyed(&mut self.keys.retired, is_retired, early)
     }
 
     async fn create_key(&self, tpm: &Tpm) -> Result<(IssuingKey, EncryptedKey), Error> {

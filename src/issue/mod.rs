@@ -50,6 +50,7 @@ mod rsa_schedule;
 mod schedule_loader;
 mod status_list;
 mod storage;
+mod successor_timer;
 mod tenant_issuers;
 mod tenant_schedules;
 mod token_period;

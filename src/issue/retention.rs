@@ -7,8 +7,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::key_event::KeyChange;
 use super::rotation::{RETENTION, RotationPolicy};
 use crate::clock::{BootTime, ClockState, Timestamp};
+use crate::verify::Jwk;
 
 /// Since when this process knows that keys are retired.
 #[derive(Debug, Default)]
@@ -39,6 +41,22 @@ impl Retention {
         }
         due
     }
+}
+
+/// Drops the public halves of the keys that are not retired in the schedule any more. `early` is one of them whose
+/// tokens may still be valid, with their end.
+pub(super) fn drop_destroyed(
+    public_keys: &mut Vec<Jwk>,
+    is_retired: impl Fn(&str) -> bool,
+    early: Option<(String, Timestamp)>,
+) -> Vec<KeyChange> {
+    let (retained, destroyed) = std::mem::take(public_keys).into_iter().partition(|jwk| is_retired(&jwk.kid));
+    *public_keys = retained;
+    let change = |Jwk { kid, .. }| {
+        let until = early.as_ref().filter(|(early, _)| *early == kid).map(|(_, until)| *until);
+        KeyChange::Destroyed { kid, tokens_valid_until: until }
+    };
+    Vec::into_iter(destroyed).map(change).collect()
 }
 
 #[cfg(test)]

@@ -11,13 +11,14 @@ use std::time::Duration;
 use super::endorsement;
 use super::error::{Error, ScheduleError};
 use super::key_event::KeyChange;
-use super::retention::Retention;
+use super::retention::{Retention, drop_destroyed};
 use super::rotation::RotationPolicy;
 use super::rsa::{HostKeyRef, RsaKeySet, RsaSigningKey, public_key};
 use super::rsa_file::{self, VerifiedRsaFile};
 use super::rsa_report::rsa_key_reports;
 use super::rsa_schedule::{GeneratedRsaKey, RsaSchedule, RsaStep};
-use crate::clock::{BootTime, ClockState, Timestamp};
+use super::successor_timer::SuccessorTimer;
+use crate::clock::{ClockState, Timestamp};
 use crate::keystore::Keystore;
 use crate::revocation::RevocationSet;
 use crate::tpm::{RsaKeyBlob, Tpm};
@@ -35,11 +36,7 @@ pub struct RsaKeys {
     /// The public halves, in the order of the schedule.
     retired: Vec<Jwk>,
     retention: Retention,
-    /// When this process published the next key: relying parties have the configured time to fetch it, however the
-    /// clock is set meanwhile.
-    published_at: Option<BootTime>,
-    /// How often the clock had been set back when the active key was last found to need no successor.
-    set_back_count: u64,
+    timer: SuccessorTimer,
     /// Whether a write of the schedule failed or was cancelled, so that its content is not known.
     needs_rewrite: bool,
 }
@@ -67,8 +64,7 @@ impl RsaKeys {
             schedule,
             retired,
             retention: Retention::default(),
-            published_at: None,
-            set_back_count: clock.set_back_count(),
+            timer: SuccessorTimer::new(clock.clone()),
             clock: clock.clone(),
             needs_rewrite: false,
         })
@@ -100,7 +96,7 @@ impl RsaKeys {
     /// Whether it is time that the TPM makes a successor.
     pub fn needs_successor(&self) -> bool {
         let is_due = self.schedule.due_step(&self.policy, self.clock.now()) == Some(RsaStep::Generate);
-        !self.has_successor() && self.active.is_some() && (is_due || self.was_set_back())
+        !self.has_successor() && self.active.is_some() && (is_due || self.timer.was_set_back())
     }
 
     /// When the next step is due that is not due yet.
@@ -153,7 +149,7 @@ impl RsaKeys {
         let now = self.clock.now();
         if let Some(corrected) = self.schedule.with_publication_corrected(now) {
             self.save(corrected).await?;
-            self.published_at = Some(self.clock.clock().boot_time());
+            self.timer.start();
             return Ok(self.pending_publication().into_iter().collect());
         }
         let retired = self.schedule.retired().iter().map(|key| (key.kid.as_str(), key.retired));
@@ -167,7 +163,7 @@ impl RsaKeys {
                 self.activate().await
             }
             Some(RsaStep::Publish) => self.publish(tpm).await,
-            _ if self.schedule.generated().is_some() && self.was_set_back() => self.publish(tpm).await,
+            _ if self.schedule.generated().is_some() && self.timer.was_set_back() => self.publish(tpm).await,
             _ => Ok(Vec::new()),
         }
     }
@@ -193,8 +189,8 @@ impl RsaKeys {
         }
         self.save(published).await?;
         // A slow TPM or disk takes nothing from the time that relying parties have.
-        self.published_at = Some(self.clock.clock().boot_time());
-        self.set_back_count = self.clock.set_back_count();
+        self.timer.start();
+        self.timer.settle();
         Ok(self.pending_publication().into_iter().collect())
     }
 
@@ -242,7 +238,7 @@ impl RsaKeys {
         let schedule = schedule.activate(self.clock.now())?;
         let key = schedule.active().map(|active| Arc::new(RsaSigningKey::new(&active.key)));
         self.save(schedule).await?;
-        self.set_back_count = self.clock.set_back_count();
+        self.timer.settle();
         let mut changes: Vec<KeyChange> =
             key.iter().map(|key| KeyChange::Activated { kid: key.kid().to_owned() }).collect();
         if let Some(old) = std::mem::replace(&mut self.active, key) {
@@ -259,31 +255,15 @@ impl RsaKeys {
         Ok(self.drop_destroyed(None))
     }
 
-    /// Drops the public halves of the keys that are not retired in the schedule any more. `early` is one of them whose
-    /// tokens may still be valid, with their end.
     fn drop_destroyed(&mut self, early: Option<(String, Timestamp)>) -> Vec<KeyChange> {
-        let is_retired = |jwk: &Jwk| self.schedule.retired().iter().any(|key| key.kid == jwk.kid);
-        let (retained, destroyed): (Vec<Jwk>, Vec<Jwk>) = self.retired.drain(..).partition(is_retired);
-        self.retired = retained;
-        let change = |Jwk { kid, .. }| {
-            let until = early.as_ref().filter(|(early, _)| *early == kid).map(|(_, until)| *until);
-            KeyChange::Destroyed { kid, tokens_valid_until: until }
-        };
-        destroyed.into_iter().map(change).collect()
+        let retired = self.schedule.retired();
+        let is_retired = |kid: &str| retired.iter().any(|key| key.kid == kid);
+        drop_destroyed(&mut self.retired, is_retired, early)
     }
 
-    /// How much of `publish_before` has not passed yet since this process published the next key; `None` once it has,
-    /// or if another process published it.
     fn time_to_activation(&self) -> Option<Duration> {
-        let elapsed = self.clock.clock().boot_time().since(self.published_at?);
-        let publish_before = self.policy.publish_before;
-        (self.schedule.next().is_some() && elapsed < publish_before).then(|| publish_before - elapsed)
-    }
-
-    /// Whether the clock was set back since the active key was found to need no successor: tokens that it signed before
-    /// may be of the future, and are refused once it is gone.
-    fn was_set_back(&self) -> bool {
-        self.clock.set_back_count() > self.set_back_count
+        self.schedule.next()?;
+        self.timer.time_to_activation(self.policy.publish_before)
     }
 
     /// Replaces the file, and the schedule in memory once the file is on disk.

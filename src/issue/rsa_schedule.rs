@@ -276,7 +276,9 @@ impl<K> RsaSchedule<K> {
         (schedule.destroy_if(now, |key| key.kid == *kid), first_due)
     }
 
-    /// Drops the keys for which `is_revoked` holds, whatever their state: none of their tokens verifies any more.
+    /// Moves the keys for which `is_revoked` holds to the destroyed ones, from any other state and without their
+    /// private halves: none of their tokens verifies any more. `now` is also the time of each step that such a key had
+    /// not taken. If the active key is one of them, no key is active until [`RsaSchedule::activate`].
     pub(super) fn without_revoked(
         mut self,
         is_revoked: impl Fn(&str) -> bool,

@@ -59,13 +59,14 @@ impl Executable {
     /// the numbers of mounts and devices may be others then.
     pub(super) fn file_digest(&self) -> [u8; 8] {
         let FileId { inode, size, mtime, ctime, .. } = self.id;
-        let numbers = [inode, size, mtime.0 as u64, mtime.1.into(), ctime.0 as u64, ctime.1.into()];
-        let mut bytes = [0; 48];
-        for (chunk, number) in bytes.chunks_exact_mut(8).zip(numbers) {
-            chunk.copy_from_slice(&number.to_be_bytes());
-        }
-        let digest = sha256(&bytes);
-        std::array::from_fn(|at| digest[at])
+        digest_of([inode, size, mtime.0 as u64, mtime.1.into(), ctime.0 as u64, ctime.1.into()])
+    }
+
+    /// A digest of what identifies the file until the host is started again, also after its name was removed: that
+    /// changes the ctime.
+    pub(super) fn lasting_digest(&self) -> [u8; 8] {
+        let FileId { device: (major, minor), inode, size, mtime, .. } = self.id;
+        digest_of([major.into(), minor.into(), inode, size, mtime.0 as u64, mtime.1.into()])
     }
 
     /// The user of the process.
@@ -117,5 +118,53 @@ impl Executable {
     fn is_in_own_user_namespace(&self) -> bool {
         let own = readlink("/proc/self/ns/user");
         own.is_ok() && own == readlinkat(&*self.process, "ns/user")
+    }
+}
+
+/// The first 64 bits of the SHA-256 digest of these numbers.
+fn digest_of(numbers: [u64; 6]) -> [u8; 8] {
+    let mut bytes = [0; 48];
+    for (chunk, number) in bytes.chunks_exact_mut(8).zip(numbers) {
+        chunk.copy_from_slice(&number.to_be_bytes());
+    }
+    let digest = sha256(&bytes);
+    std::array::from_fn(|at| digest[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn removing_the_name_of_a_file_changes_its_version_and_not_its_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent");
+        fs::write(&path, "program").unwrap();
+        let file = fs::File::open(&path).unwrap();
+        let executable = || Executable {
+            id: sys::file_id(file.as_fd(), c"").unwrap(),
+            ..Executable::of_test(path.clone())
+        };
+        let before = executable();
+        let digests = |id: FileId| {
+            let executable = Executable { id, ..executable() };
+            (executable.file_digest(), executable.lasting_digest())
+        };
+        let later = FileId { ctime: (before.id.ctime.0 + 1, 0), ..before.id };
+        assert_ne!(digests(before.id).0, digests(later).0);
+        assert_eq!(digests(before.id).1, digests(later).1);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(executable().lasting_digest(), before.lasting_digest());
+        let other = FileId { device: (before.id.device.0, before.id.device.1 + 1), ..before.id };
+        assert_ne!(digests(before.id).1, digests(other).1);
+        for id in [
+            FileId { inode: before.id.inode + 1, ..before.id },
+            FileId { size: before.id.size + 1, ..before.id },
+            FileId { mtime: (before.id.mtime.0, before.id.mtime.1 + 1), ..before.id },
+        ] {
+            assert_ne!(digests(before.id).1, digests(id).1);
+        }
     }
 }

@@ -157,6 +157,12 @@ impl PeerInfo {
         self.exe.as_ref().map(|exe| exe.file_digest())
     }
 
+    /// Returns what identifies the executable's file until the host is started again: a digest of its device, its
+    /// inode, its size and the time of its content. It stays the same when the file's name is removed.
+    pub fn exe_lasting_id(&self) -> Option<[u8; 8]> {
+        self.exe.as_ref().map(|exe| exe.lasting_digest())
+    }
+
     /// Returns the SHA-256 digest of the executable if one of the two methods below has returned it.
     pub fn exe_sha256(&self) -> Option<Sha256Digest> {
         self.exe.as_ref().and_then(|exe| exe.digest())

@@ -354,6 +354,8 @@ fn quota_refusal(permit: &IdentityPermit, exceeded: QuotaExceeded) -> Refusal {
     };
     let mut refusal = refusal(permit, ErrorCode::SlowDown, format!("{message}; ask again later"));
     refusal.retry_after = Some(exceeded.retry_after);
+    // The agent has its share, and others have what is beyond.
+    refusal.is_imposed = matches!(exceeded.bound, BoundReached::OfAll);
     refusal
 }
 

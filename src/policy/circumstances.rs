@@ -44,7 +44,7 @@ impl Circumstances {
             None => Ok(()),
             Some(revocation) => {
                 let refusal = Refusal::new(ErrorCode::AccessDenied, revocation.description());
-                Err(self.refusal(refusal.at(Stage::Identity), agent))
+                Err(self.refusal(refusal.at(Stage::Identity).imposed(), agent))
             }
         }
     }
@@ -106,5 +106,5 @@ pub(super) fn check_draining(entry: &AgentEntry) -> Result<(), Refusal> {
         "agent \"{}\" is being drained: what it has stays valid until it expires, and nothing new is issued",
         entry.name
     );
-    Err(Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity))
+    Err(Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity).imposed())
 }

@@ -7,7 +7,7 @@ use crate::posture::Posture;
 use super::cedar::{Act, Approval, PolicySetId};
 use super::circumstances::{CREDENTIAL, Circumstances};
 use super::decision::check_posture;
-use super::refusal::{ErrorCode, Refusal, Stage};
+use super::refusal::{ErrorCode, Refusal};
 
 /// A request for the value of a credential: well-formed, but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,8 +86,7 @@ pub fn decide_credential(
     }
     circumstances.check_limits(agent.entry(), CREDENTIAL, &granted.limits).map_err(named)?;
     let host_posture = &circumstances.posture;
-    let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture)
-        .map_err(|description| refuse(ErrorCode::AccessDenied, description).at(Stage::Context))?;
+    let posture = check_posture(granted.posture.unwrap_or(host_posture.mode), host_posture).map_err(named)?;
     let act = Act::Credential { name: &request.name, usage: "release", request: None };
     let approval = circumstances.approve(&agent, posture, act).map_err(named)?;
     Ok(CredentialPermit { posture, approval, name: request.name, version: request.version, agent })

@@ -160,8 +160,7 @@ pub fn decide(
     terms.ttl = limits.cap(terms.ttl, circumstances.time.now);
     let GrantTerms { ref grant, ttl, signer, .. } = terms;
     let host_posture = &circumstances.posture;
-    let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture)
-        .map_err(|description| refuse(ErrorCode::AccessDenied, description).at(Stage::Context))?;
+    let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture).map_err(named)?;
     let approval = circumstances.approve(&agent, posture, terms.act(&request.audience)).map_err(named)?;
     let scope = join_scopes(terms.scopes.iter());
     let (typ, status_list) = (grant.typ, grant.status_list);
@@ -255,7 +254,6 @@ pub fn decide_kept_identity(
 ) -> Result<IdentityPermit, Refusal> {
     circumstances.check_revoked(&agent)?;
     let approved = check_posture(circumstances.posture.mode, &circumstances.posture)
-        .map_err(|description| Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context))
         .and_then(|posture| Ok((posture, circumstances.approve(&agent, posture, Act::Certificate)?)));
     match approved {
         Ok((posture, approval)) => {
@@ -266,15 +264,18 @@ pub fn decide_kept_identity(
     }
 }
 
-/// Returns the posture that a permit states, or the description of the refusal.
-pub(super) fn check_posture(mode: PostureMode, host_posture: &PostureAtDecision) -> Result<Posture, String> {
+/// Returns the posture that a permit states.
+///
+/// # Errors
+/// `access_denied`, which does not name the agent yet.
+pub(super) fn check_posture(mode: PostureMode, host_posture: &PostureAtDecision) -> Result<Posture, Refusal> {
     match mode {
         PostureMode::Off => Ok(Posture::Off),
-        PostureMode::Enforce if host_posture.posture != Posture::Accepted => Err(format!(
-            "the host's posture is {}: {}",
-            host_posture.posture,
-            host_posture.reason_with_remedy()
-        )),
+        PostureMode::Enforce if host_posture.posture != Posture::Accepted => {
+            let (posture, reason) = (host_posture.posture, host_posture.reason_with_remedy());
+            let description = format!("the host's posture is {posture}: {reason}");
+            Err(Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context).imposed())
+        }
         PostureMode::Enforce | PostureMode::Warn => Ok(host_posture.posture),
     }
 }

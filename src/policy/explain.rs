@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::agents::{AgentEntry, CredentialUse};
+use crate::clock::Timestamp;
 use crate::posture::{Posture, PostureMode};
 
 use super::cedar::{Act, Answer, PolicySetId, Principal, Process, Question, Verdict};
@@ -123,7 +124,7 @@ pub fn explain(
 ) -> Explanation {
     let policy = circumstances.policies.id();
     let (grant, asked) = match request {
-        ExplainedRequest::Token(request) => explain_grant(entry, request),
+        ExplainedRequest::Token(request) => explain_grant(entry, request, circumstances.time.now),
         ExplainedRequest::Credential(name) => explain_credential(entry, name),
         ExplainedRequest::Certificate => no_grant(Act::Certificate, Some(circumstances.posture.mode)),
         // Evidence states the posture, which does not forbid it.
@@ -146,13 +147,14 @@ fn no_grant(act: Act<'_>, mode: Option<PostureMode>) -> (Layer, Asked<'_>) {
     (Layer::allows(Vec::new(), "an identity and evidence need no grant"), Some((act, mode)))
 }
 
-fn explain_grant<'a>(entry: &'a AgentEntry, request: &'a TokenRequest) -> (Layer, Asked<'a>) {
+fn explain_grant<'a>(entry: &'a AgentEntry, request: &'a TokenRequest, now: Timestamp) -> (Layer, Asked<'a>) {
     let audience = request.audience.as_str();
     let granted = entry.grant(audience);
     let origin = origin(entry, granted.as_ref().and_then(|granted| granted.role));
     let rules = vec![Rule::named(format!("[[grant]] audience = {audience:?} of {origin}"))];
     match grant_terms(entry, request) {
-        Ok(terms) => {
+        Ok(mut terms) => {
+            terms.ttl = terms.grant.limits.cap(terms.ttl, now);
             let scopes: Vec<&str> = terms.scopes.iter().copied().collect();
             let shortened = match request.ttl {
                 Some(requested) if requested > terms.ttl => ", which shortens what is requested",
@@ -251,12 +253,16 @@ fn explain_context(
         Act::Attest => host_posture.posture,
         _ => match check_posture(mode.unwrap_or(host_posture.mode), host_posture) {
             Ok(posture) => posture,
-            Err(reason) => {
+            Err(refusal) => {
                 let rules = vec![Rule::named(match mode {
                     Some(_) => "posture = \"enforce\" of the grant",
                     None => "[posture] mode = \"enforce\"",
                 })];
-                return Layer::refuses(rules, reason, "the host's posture would have to be accepted");
+                return Layer::refuses(
+                    rules,
+                    refusal.description,
+                    "the host's posture would have to be accepted",
+                );
             }
         },
     };

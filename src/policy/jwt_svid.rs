@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::agents::AuthenticatedAgent;
+use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::posture::Posture;
 
 use super::cedar::{Approval, PolicySetId};
@@ -74,7 +74,8 @@ impl JwtSvidPermit {
     }
 }
 
-/// Decides a request for one JWT-SVID: [`decide`] must permit each audience with the issuing key.
+/// Decides a request for one JWT-SVID: [`decide`] must permit each audience with the issuing key, and with the
+/// lifetime that the token would have.
 ///
 /// # Errors
 /// The [`Refusal`] of the first audience that is not permitted, `access_denied` if a grant requires a
@@ -85,8 +86,9 @@ pub fn decide_jwt_svid(
     audiences: &[String],
 ) -> Result<JwtSvidPermit, Refusal> {
     let mut permits = Vec::with_capacity(audiences.len());
+    let ttl = shortest_ttl(agent.entry(), circumstances, audiences);
     for audience in audiences {
-        let request = TokenRequest { audience: audience.clone(), scopes: None, ttl: None, agent: None };
+        let request = TokenRequest { audience: audience.clone(), scopes: None, ttl, agent: None };
         let permit = decide(agent.clone(), circumstances, request)?;
         if permit.signer() != Signer::Issuing {
             let description = "the grant for this audience requires a TPM signature; \
@@ -106,6 +108,12 @@ pub fn decide_jwt_svid(
     let status_list = either_status(permits.iter().map(Permit::status_list));
     let epoch = circumstances.revocations.epoch();
     Ok(JwtSvidPermit { agent, posture, approval, audiences: audiences.to_vec(), ttl, status_list, epoch })
+}
+
+/// The lifetime of a token for all these audiences; `None` without a grant for any of them.
+fn shortest_ttl(entry: &AgentEntry, circumstances: &Circumstances, audiences: &[String]) -> Option<Duration> {
+    let grants = audiences.iter().filter_map(|audience| entry.grant(audience));
+    grants.map(|grant| grant.limits.cap(grant.ttl, circumstances.time.now)).min()
 }
 
 /// Whether a token for several audiences has a status: if one of their grants says so, and not if all deny it;

@@ -87,6 +87,11 @@ pub struct Refusal {
     /// Number of refusals under the same [`RateLimitKey`](super::RateLimitKey) since the last audit record;
     /// they were counted instead of recorded.
     pub suppressed: u64,
+    /// How many of `suppressed` are this agent's own ([`Refusal::is_own`]). The others are of agents of its tenant, or
+    /// of callers whose refusals the next record of any caller has. Small, as a refusal's room matters.
+    pub own_suppressed: u32,
+    /// Whether the reason is what others did or decided, and not what the caller asked for ([`Refusal::imposed`]).
+    pub is_imposed: bool,
 }
 
 /// What few refusals have.
@@ -168,6 +173,8 @@ impl Refusal {
             details: None,
             retry_after: None,
             suppressed: 0,
+            own_suppressed: 0,
+            is_imposed: false,
         }
     }
 
@@ -217,6 +224,26 @@ impl Refusal {
         self
     }
 
+    /// States that the same request would be granted, or would not have come too soon, but for what others did or
+    /// decided: a revocation, draining, the host's posture, a rate or quota that several agents share, a policy that
+    /// cannot be evaluated, a credential that the store does not have.
+    pub fn imposed(mut self) -> Refusal {
+        self.is_imposed = true;
+        self
+    }
+
+    /// Whether the caller's own requests are the reason: it asked for what it may not have, sent a malformed request,
+    /// or exceeded a rate of its own. Only such refusals count as anomalies of an agent.
+    pub fn is_own(&self) -> bool {
+        let is_of_host = matches!(self.code, ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable);
+        !(is_of_host || self.is_imposed)
+    }
+
+    /// How many refusals of the agent's own this one stands for: itself, and those in `suppressed`.
+    pub fn own_count(&self) -> u64 {
+        u64::from(self.own_suppressed) + u64::from(self.is_own())
+    }
+
     /// Returns the host's posture at the decision, if it was evaluated.
     pub fn posture(&self) -> Option<Posture> {
         self.details.as_ref()?.posture
@@ -253,6 +280,17 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_the_callers_own_unless_the_host_or_others_are_the_reason() {
+        for code in ErrorCode::ALL {
+            let is_of_host = matches!(code, ErrorCode::ServerError | ErrorCode::TemporarilyUnavailable);
+            let refusal = Refusal { suppressed: 9, own_suppressed: 4, ..Refusal::new(code, "") };
+            assert_eq!((refusal.is_own(), refusal.own_count()), (!is_of_host, 5 - u64::from(is_of_host)));
+            let imposed = refusal.imposed();
+            assert_eq!((imposed.is_own(), imposed.own_count()), (false, 4), "{code}");
+        }
+    }
 
     #[test]
     fn verdicts_are_those_up_to_the_first_no() {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::Error;
-use super::handle::{NewRevocation, Outcome, Revocations};
-use super::record::{EndedInvocation, Revocation, lapses_after};
+use super::handle::{InEffect, NewRevocation, Outcome, Revocations};
+use super::record::{EndedInvocation, Revocation, lapses_after, rule_of};
 use super::set::RevocationSet;
 use super::target::{Target, TargetKind};
 use super::tokens::{TokenKey, mark_expires};
@@ -19,32 +19,45 @@ const CERTIFICATES_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Revocations {
     /// Revokes a target: what was issued in it is revoked at once, and nothing is issued in it while the revocation
-    /// blocks. It is on disk when this returns.
+    /// blocks. It is on disk when this returns. The revocation of a target by a person takes the place of that by a
+    /// rule for anomalies, so that ending the suspension does not lift it.
     ///
     /// # Errors
     /// [`Error::NotOpen`], [`Error::LimitReached`]; [`Error::NotStored`] where it is in effect and not on disk.
     pub async fn revoke(&self, new: NewRevocation) -> Result<Outcome, Error> {
+        let in_effect = self.put_into_effect(new)?;
+        self.stored(in_effect).await
+    }
+
+    /// As [`Revocations::revoke`], without waiting for the disk: [`Revocations::stored`] does.
+    ///
+    /// # Errors
+    /// [`Error::NotOpen`], [`Error::LimitReached`].
+    pub(crate) fn put_into_effect(&self, new: NewRevocation) -> Result<InEffect, Error> {
         self.require_open()?;
-        let (ticket, outcome) = {
-            let mut pending = self.pending();
-            let set = self.0.set.load_full();
-            match set.get(&new.target) {
-                Some(existing) if existing.is_blocking && new.is_blocking => {
-                    (pending.count, Outcome::AlreadyRevoked)
-                }
-                _ => {
-                    if set.len() >= MAX_REVOCATIONS && new.target.kind() != TargetKind::Everything {
-                        return Err(Error::LimitReached(
-                            "as many targets are revoked as can be; lift revocations that are not needed",
-                        ));
-                    }
-                    let lapses = (!new.is_blocking).then(|| lapses_after(self.0.clock.now()));
-                    self.apply(&mut pending, &set, new, lapses, true);
-                    (pending.count, Outcome::Revoked)
-                }
-            }
-        };
-        self.flush(ticket).await.map(|()| outcome)
+        let mut pending = self.pending();
+        let set = self.0.set.load_full();
+        let existing = set.get(&new.target);
+        if existing.is_some_and(|existing| !replaces(&new, existing)) {
+            return Ok(InEffect { ticket: pending.count, outcome: Outcome::AlreadyRevoked });
+        }
+        let needs_room = existing.is_none() && new.target.kind() != TargetKind::Everything;
+        if needs_room && set.len() >= MAX_REVOCATIONS {
+            return Err(Error::LimitReached(
+                "as many targets are revoked as can be; lift revocations that are not needed",
+            ));
+        }
+        let lapses = (!new.is_blocking).then(|| lapses_after(self.0.clock.now()));
+        self.apply(&mut pending, &set, new, lapses, true);
+        Ok(InEffect { ticket: pending.count, outcome: Outcome::Revoked })
+    }
+
+    /// Returns when what is in effect is on disk.
+    ///
+    /// # Errors
+    /// [`Error::NotStored`]; the daemon goes on trying to store it.
+    pub(crate) async fn stored(&self, in_effect: InEffect) -> Result<Outcome, Error> {
+        self.flush(in_effect.ticket).await.map(|()| in_effect.outcome)
     }
 
     /// Revokes what was issued in an invocation that has ended. A revocation by an administrator blocks nothing any
@@ -122,17 +135,30 @@ impl Revocations {
     /// valid. Returns when its certificates are on the revocation lists and the change is on disk.
     ///
     /// # Errors
-    /// [`Error::NotRevoked`], [`Error::CertificatesPending`], and as [`Revocations::revoke`].
+    /// [`Error::NotRevoked`], [`Error::CertificatesPending`], [`Error::RevokedAgain`], and as [`Revocations::revoke`].
     pub async fn lift(&self, target: &Target) -> Result<Revocation, Error> {
+        let epoch = self.0.set.load().get(target).map_or(0, |revocation| revocation.epoch);
+        self.lift_epoch(target, epoch).await
+    }
+
+    /// As [`Revocations::lift`], only if the target's revocation is still the one of this epoch.
+    ///
+    /// # Errors
+    /// As [`Revocations::lift`].
+    pub async fn lift_epoch(&self, target: &Target, epoch: u64) -> Result<Revocation, Error> {
         self.require_open()?;
         let find = |set: &RevocationSet| match set.get(target).filter(|one| one.is_blocking) {
-            Some(revocation) => Ok(revocation.clone()),
+            Some(revocation) if revocation.epoch == epoch => Ok(revocation.clone()),
+            Some(_) => Err(Error::RevokedAgain(match target.kind() {
+                TargetKind::Everything => "everything".to_owned(),
+                _ => target.to_string(),
+            })),
             None => Err(Error::NotRevoked(match target.kind() {
                 TargetKind::Everything => "this host is not frozen".to_owned(),
                 _ => format!("{target} is not revoked"),
             })),
         };
-        let epoch = find(&self.0.set.load())?.epoch;
+        find(&self.0.set.load())?;
         let mut certificates = self.0.certificates.subscribe();
         let are_revoked = certificates.wait_for(|applied| *applied >= epoch);
         if tokio::time::timeout(CERTIFICATES_TIMEOUT, are_revoked).await.is_err() {
@@ -240,4 +266,10 @@ impl Revocations {
             false => pending.ended.push(revocation),
         }
     }
+}
+
+/// Whether a revocation takes the place of an existing one of its target.
+fn replaces(new: &NewRevocation, existing: &Revocation) -> bool {
+    let is_by_person_after_rule = existing.rule().is_some() && rule_of(&new.revoked_by).is_none();
+    !(existing.is_blocking && new.is_blocking) || is_by_person_after_rule
 }

@@ -23,6 +23,11 @@ pub enum Error {
     /// The target is not revoked.
     #[error("{0}")]
     NotRevoked(String),
+    /// The target was revoked again since the revocation that is to be lifted.
+    #[error(
+        "{0} was revoked again meanwhile; look at hostbadge revoke list, and try again if it is to be lifted"
+    )]
+    RevokedAgain(String),
     /// Certificates of the target are not on the revocation lists yet.
     #[error(
         "the certificates of this target are not on the revocation lists yet; try again in a moment, and see \
@@ -57,7 +62,10 @@ impl Error {
     pub fn class(&self) -> ErrorClass {
         match self {
             Error::NotOpen(_) | Error::NotStored(_) | Error::CertificatesPending => ErrorClass::Unavailable,
-            Error::LimitReached(_) | Error::NotRevoked(_) | Error::NothingToAccept => ErrorClass::Conflict,
+            Error::LimitReached(_)
+            | Error::NotRevoked(_)
+            | Error::RevokedAgain(_)
+            | Error::NothingToAccept => ErrorClass::Conflict,
             Error::Damaged { .. } => ErrorClass::Internal,
             Error::Keystore(_, class) | Error::Store(_, class) => *class,
         }

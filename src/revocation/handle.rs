@@ -72,6 +72,14 @@ pub struct NewRevocation {
     pub reason: String,
 }
 
+/// A revocation that is in effect, and that the disk may not have yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InEffect {
+    pub(super) ticket: u64,
+    /// What it changed.
+    pub outcome: Outcome,
+}
+
 /// What a revocation changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -286,8 +294,13 @@ impl Revocations {
     /// Revocations that are not stored.
     pub(crate) fn of_test(clock: Clock) -> Revocations {
         let revocations = Revocations::new(Path::new("/nonexistent"), clock);
-        revocations.load(RevocationRows::default());
+        revocations.open_of_test();
         revocations
+    }
+
+    /// Opens them without a database.
+    pub(crate) fn open_of_test(&self) {
+        self.load(RevocationRows::default());
     }
 }
 

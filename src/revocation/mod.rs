@@ -26,6 +26,8 @@ mod record;
 mod set;
 pub mod status;
 mod storing;
+#[cfg(test)]
+mod suspension_tests;
 mod target;
 mod tokens;
 mod writer;
@@ -33,6 +35,7 @@ mod writer;
 use std::time::Duration;
 
 pub use error::Error;
+pub(crate) use handle::InEffect;
 pub use handle::{NewRevocation, Outcome, Revocations};
 pub use nonces::{InvalidNonce, NONCE_TTL};
 pub use record::{EndedInvocation, Revocation, revoked_by_rule};

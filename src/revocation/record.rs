@@ -55,6 +55,11 @@ pub fn revoked_by_rule(rule: &str) -> String {
     format!("{RULE_PREFIX}{rule}")
 }
 
+/// The rule for anomalies among those who revoke; `None` for anybody else.
+pub(super) fn rule_of(revoked_by: &str) -> Option<&str> {
+    revoked_by.strip_prefix(RULE_PREFIX)
+}
+
 impl Revocation {
     /// The same without effect on new requests, from `now` on.
     pub(super) fn lifted(&self, now: Timestamp) -> Revocation {
@@ -63,7 +68,7 @@ impl Revocation {
 
     /// The rule for anomalies that revoked it; `None` if somebody else did.
     pub fn rule(&self) -> Option<&str> {
-        self.revoked_by.strip_prefix(RULE_PREFIX)
+        rule_of(&self.revoked_by)
     }
 
     /// One line for callers and records.

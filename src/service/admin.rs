@@ -12,7 +12,7 @@ use crate::error_class::ErrorClass;
 use crate::issue::AdminClass;
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{AdminGroupProblem, AdminPolicy, ErrorCode, RateLimitKey};
-use crate::wire::admin::{AuditResponse, MAX_AUDIT_RECORDS, MissingRecords};
+use crate::wire::admin::{AuditResponse, MAX_AUDIT_RECORDS, MissingRecords, UnreadableLines};
 
 /// Why other callers are refused on the admin socket.
 const FOR_ADMINISTRATORS: &str = "the admin socket is for root and the admin group";
@@ -180,13 +180,18 @@ impl IdentityService {
         let limit = limit.clamp(1, MAX_AUDIT_RECORDS.into()) as usize;
         let page = tokio::task::spawn_blocking(move || audit::read_page(&dir, &query, limit)).await?;
         let page = page.map_err(AdminError::ReadAudit)?;
-        let missing = page.missing.iter().map(|range| MissingRecords { from: range.from, to: range.to });
+        let unreadable = page.unreadable.into_iter().map(|lines| UnreadableLines {
+            file: lines.file.display().to_string(),
+            from: lines.from,
+            to: lines.to,
+        });
         Ok(AuditResponse {
             records: page.records,
             first: page.first,
             last: page.last,
             more: page.has_more,
-            missing: missing.collect(),
+            missing: MissingRecords::from_ranges(page.missing.iter().map(|range| (range.from, range.to))),
+            unreadable: unreadable.collect(),
         })
     }
 }

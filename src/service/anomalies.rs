@@ -80,18 +80,19 @@ impl IdentityService {
         }
         let target = Target::new(TargetKind::Agent, &agent);
         let set = self.deps.revocations.current();
-        let rule = match set.get(&target).filter(|one| one.is_blocking) {
-            None => return Err(InvalidRequest::new("this agent is not suspended").into()),
-            Some(revocation) => revocation.rule().map(str::to_owned).ok_or_else(|| {
-                let by = &revocation.revoked_by;
-                InvalidRequest::new(format!(
-                    "{by} revoked this agent, and no rule: hostbadge revoke lift agent NAME"
-                ))
-            })?,
+        let Some(revocation) = set.get(&target).filter(|one| one.is_blocking) else {
+            return Err(InvalidRequest::new("this agent is not suspended").into());
         };
+        let rule = revocation.rule().map(str::to_owned).ok_or_else(|| {
+            let by = &revocation.revoked_by;
+            InvalidRequest::new(format!(
+                "{by} revoked this agent, and no rule: hostbadge revoke lift agent NAME"
+            ))
+        })?;
         let resumed = async {
             self.audit.ensure_writable()?;
-            self.deps.revocations.lift(&target).await?;
+            // A person may revoke the agent meanwhile, which stays.
+            self.deps.revocations.lift_epoch(&target, revocation.epoch).await?;
             self.deps.anomalies.resume(&agent);
             let tenant = self.deps.agents.current().get(&agent).and_then(|entry| entry.tenant.clone());
             let done = format!(

@@ -127,6 +127,7 @@ impl IdentityService {
             let mut rejection =
                 Rejection::new(ErrorCode::SlowDown, description, agent.peer()).with_agent(agent);
             rejection.refusal.retry_after = Some(retry_after);
+            rejection.refusal.is_imposed = true;
             rejection
         })
     }
@@ -157,14 +158,19 @@ impl IdentityService {
     }
 
     pub(super) fn check_rate(&self, key: RateLimitKey, peer: Option<&Peer>) -> Result<(), Rejection> {
+        // The rate of a tenant is used up by any of its agents, and its bucket counts the refusals of all.
+        let is_shared = matches!(key, RateLimitKey::Tenant(_));
         self.deps.limiter.take(key, Instant::now()).map_err(|limited| {
             let mut refusal = Refusal::new(ErrorCode::SlowDown, "too many requests; ask again later");
             refusal.peer = peer.cloned();
             refusal.retry_after = Some(limited.retry_after);
+            refusal.is_imposed = is_shared;
             let Some(unlogged) = limited.unlogged else {
                 return Rejection { refusal, recording: Recording::CountedByLimiter };
             };
             refusal.suppressed = unlogged;
+            let own = if is_shared { 0 } else { unlogged };
+            refusal.own_suppressed = u32::try_from(own).unwrap_or(u32::MAX);
             refusal.into()
         })
     }

@@ -273,7 +273,13 @@ fn refusal(not_released: &NotReleased) -> Refusal {
             _ => ErrorCode::TemporarilyUnavailable,
         },
     };
-    Refusal::new(code, error.to_string())
+    let refusal = Refusal::new(code, error.to_string());
+    // Of what the agent may have, only the version is its own choice.
+    let refusal = match error {
+        credentials::Error::UnknownVersion(_) => refusal,
+        _ => refusal.imposed(),
+    };
+    refusal
         .with_peer(permit.agent().peer())
         .with_agent(permit.agent().name())
         .with_credential(permit.name())

@@ -97,7 +97,11 @@ impl IdentityService {
                 self.note_revoked(&token);
                 Ok(RevokedToken { agent, jti, detail: "the token is revoked".to_owned() })
             }
-            Err(e) => Err(refuse(unavailable(&e), e.to_string(), &agent)),
+            Err(e) => {
+                let mut rejection = refuse(unavailable(&e), e.to_string(), &agent);
+                rejection.refusal.is_imposed = true;
+                Err(rejection)
+            }
         }
     }
 

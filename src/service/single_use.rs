@@ -156,5 +156,8 @@ fn not_stored(what: &str, error: &revocation::Error, agent: &AuthenticatedAgent)
         }
         other => other.to_string(),
     };
-    Rejection::new(unavailable(error), description, agent.peer()).with_agent(agent)
+    let mut rejection = Rejection::new(unavailable(error), description, agent.peer()).with_agent(agent);
+    // Also where the host has as many as it can have.
+    rejection.refusal.is_imposed = true;
+    rejection
 }

@@ -209,7 +209,8 @@ impl IdentityService {
             None => Ok(()),
             Some(revocation) => {
                 let description = revocation.description();
-                let refusal = Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity);
+                let refusal =
+                    Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Identity).imposed();
                 Err(Rejection::from(refusal).with_peer(agent.peer()).with_agent(agent))
             }
         }

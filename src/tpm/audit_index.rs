@@ -4,6 +4,8 @@
 //! written (TPM 2.0 Part 3, section 31.9), so that no value can be set. The owner's authorization, which is empty,
 //! extends and reads it. Who has it can delete the index and define it again, after which it has no value: its first
 //! extension by this module gives it one that shows that it is new.
+//!
+//! The caller writes down which index is created before it is, so that none is forgotten in the TPM.
 
 use tss_esapi::attributes::{NvIndexAttributes, NvIndexAttributesBuilder};
 use tss_esapi::constants::NvIndexType;
@@ -16,7 +18,9 @@ use super::connection::TpmConnection;
 use super::error::{Error, RequestError, command_failed, unexpected_response};
 use super::nv_index::{certify_index, close_index, with_index};
 use super::objects::{Certification, TpmObjects};
-use crate::verify::audit::{AUDIT_INDEX_SIZE, AUDIT_INDICES, audit_index_name, extended, first_extension};
+use crate::verify::audit::{
+    AUDIT_INDEX_SIZE, AUDIT_INDICES, audit_index_name, extended, first_extension, first_value,
+};
 
 /// What is at an NV index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,35 +35,47 @@ pub enum AuditIndexState {
     Value([u8; 32]),
 }
 
-/// Defines an index at the first free handle, and extends it for the first time.
-pub(super) fn create(connection: &mut TpmConnection) -> Result<u32, Error> {
+/// The first handle at which no index is defined.
+pub(super) fn first_free(connection: &mut TpmConnection) -> Result<u32, Error> {
     for index in AUDIT_INDICES {
-        if with_index(connection, index, |_, _| Ok(()))?.is_some() {
-            continue;
+        if with_index(connection, index, |_, _| Ok(()))?.is_none() {
+            return Ok(index);
         }
-        let failed = command_failed("TPM2_NV_DefineSpace");
-        let public = NvPublic::builder()
-            .with_nv_index(NvIndexTpmHandle::new(index).map_err(&failed)?)
-            .with_index_name_algorithm(HashingAlgorithm::Sha256)
-            .with_index_attributes(attributes()?)
-            .with_data_area_size(AUDIT_INDEX_SIZE.into())
-            .build()
-            .map_err(&failed)?;
-        let handle = connection
-            .run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Owner, None, public))?;
-        let result = connection.nv_extend(handle, &first_extension());
-        if result.is_err() {
-            // The request may be retried, and should find the index free.
-            let _ = connection
-                .run("TPM2_NV_UndefineSpace", |context| context.nv_undefine_space(Provision::Owner, handle));
-        }
-        let closed = close_index(connection, handle);
-        result?;
-        closed?;
-        return Ok(index);
     }
     let (first, last) = (AUDIT_INDICES.start, AUDIT_INDICES.end - 1);
-    Err(RequestError::NoFreeCounterIndex { first, last }.into())
+    Err(RequestError::NoFreeIndex { first, last }.into())
+}
+
+/// Defines an index and extends it for the first time. What an interrupted attempt has done already is not repeated. An
+/// index of another program, or one that has checkpoints, stays as it is, which is an error.
+pub(super) fn create(connection: &mut TpmConnection, index: u32) -> Result<(), Error> {
+    let extended_first = match state(connection, index)? {
+        AuditIndexState::Absent => {
+            let handle = define(connection, index)?;
+            let result = connection.nv_extend(handle, &first_extension());
+            let closed = close_index(connection, handle);
+            result.and(closed)?;
+            Some(())
+        }
+        AuditIndexState::Unwritten => with_index(connection, index, |connection, handle| {
+            connection.nv_extend(handle, &first_extension())
+        })?,
+        AuditIndexState::Value(value) if value == first_value() => Some(()),
+        AuditIndexState::Value(_) | AuditIndexState::Foreign => None,
+    };
+    extended_first.ok_or_else(|| RequestError::AuditIndexMoved(index).into())
+}
+
+fn define(connection: &mut TpmConnection, index: u32) -> Result<NvIndexHandle, Error> {
+    let failed = command_failed("TPM2_NV_DefineSpace");
+    let public = NvPublic::builder()
+        .with_nv_index(NvIndexTpmHandle::new(index).map_err(&failed)?)
+        .with_index_name_algorithm(HashingAlgorithm::Sha256)
+        .with_index_attributes(attributes()?)
+        .with_data_area_size(AUDIT_INDEX_SIZE.into())
+        .build()
+        .map_err(&failed)?;
+    connection.run("TPM2_NV_DefineSpace", |context| context.nv_define_space(Provision::Owner, None, public))
 }
 
 /// What is at an index.

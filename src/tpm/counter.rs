@@ -81,7 +81,7 @@ pub(super) fn create(
         return Ok((index, value));
     }
     let (first, last) = (indices.start, indices.end - 1);
-    Err(RequestError::NoFreeCounterIndex { first, last }.into())
+    Err(RequestError::NoFreeIndex { first, last }.into())
 }
 
 /// The value of the counter at an index; `None` if there is no hostbadge counter at it.

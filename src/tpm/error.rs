@@ -105,10 +105,10 @@ pub enum RequestError {
     AuditIndexMoved(u32),
     /// All NV indices of one kind that hostbadge uses are defined already.
     #[error(
-        "the TPM's NV indices {first:#x} to {last:#x} are all taken; remove one that no system uses \
-         (tpm2_nvundefine)"
+        "the TPM's NV indices {first:#x} to {last:#x} are all taken: remove one that no system on this machine uses \
+         (tpm2_getcap handles-nv-index, tpm2_nvundefine -C o INDEX)"
     )]
-    NoFreeCounterIndex {
+    NoFreeIndex {
         /// The first NV index.
         first: u32,
         /// The last NV index.

@@ -84,9 +84,7 @@ impl EsysContext {
             )
         }
     }
-}
 
-impl EsysContext {
     /// `TPM2_NV_Certify`: `key` signs that the NV index has its present value of `size` bytes, and
     /// `qualifying_data`. The owner's authorization, an empty password, reads the index (TPM 2.0 Part 3, section
     /// 31.16). Returns the TPMS_ATTEST and the signature.
@@ -139,9 +137,7 @@ impl EsysContext {
         let bytes = attest.attestationData.get(..attest.size.into()).ok_or(GENERAL_FAILURE)?;
         Ok((bytes.to_vec(), signature))
     }
-}
 
-impl EsysContext {
     /// `TPM2_NV_Extend`: the value of the NV index becomes the digest of itself and `data`. The owner's
     /// authorization, by `authorization`, writes the index (TPM 2.0 Part 3, section 31.9).
     ///

@@ -268,6 +268,10 @@ pub struct AuditResponse {
     pub more: bool,
     /// Numbers of the part that was examined that the audit log does not have.
     pub missing: Vec<MissingRecords>,
+    /// Lines of the part that was examined that are not records, such as damaged ones; absent where there are none. The
+    /// next response can have some of them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableLines>,
 }
 
 /// Sequence numbers that no record of the audit log has: the records were removed or moved elsewhere, or were
@@ -278,6 +282,25 @@ pub struct MissingRecords {
     /// The first one.
     pub from: u64,
     /// The last one.
+    pub to: u64,
+}
+
+impl MissingRecords {
+    /// The ranges between a first and a last number.
+    pub fn from_ranges(ranges: impl IntoIterator<Item = (u64, u64)>) -> Vec<MissingRecords> {
+        ranges.into_iter().map(|(from, to)| MissingRecords { from, to }).collect()
+    }
+}
+
+/// Consecutive lines of a file of the audit log that are not records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct UnreadableLines {
+    /// The path of the file.
+    pub file: String,
+    /// The number of the first line in the file, from 1.
+    pub from: u64,
+    /// The number of the last one.
     pub to: u64,
 }
 

@@ -151,6 +151,50 @@ fn an_administrators_revocation_is_not_resumed() {
 }
 
 #[test]
+fn a_rule_that_suspends_from_a_reload_on_does_so_at_its_next_finding() {
+    let host = host_with("[anomaly]\ncanary = \"alert\"\n");
+    put_canary(&host, "root-key");
+    assert!(matches!(ask_for(&host, "root-key"), 400 | 403));
+    until_true("the alert", || !records(&host, "anomaly-detected").is_empty());
+    assert_eq!(token_status(&host), 200);
+    let file = host.path("etc/agents.d/a.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("canary = \"alert\"", "canary = \"suspend\"")).unwrap();
+    host.reload();
+    until_true("the agent is suspended", || {
+        ask_for(&host, "root-key");
+        token_status(&host) == 403
+    });
+    assert_eq!(anomalies(&host)["suspended"][0]["rule"], "canary");
+}
+
+#[test]
+fn what_a_person_revokes_or_offboards_after_a_rule_is_not_resumed() {
+    let host = host_with("[[credential]]\nname = \"root-key\"\nuse = \"release\"\n");
+    put_canary(&host, "root-key");
+    let suspend = || {
+        assert_eq!(ask_for(&host, "root-key"), 200);
+        until_true("the agent is suspended", || token_status(&host) == 403);
+    };
+    let is_not_resumed = || {
+        let refused = host.admin().post("/v1/anomalies/resume", &json!({ "agent": "a" }));
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        assert!(refused.text().contains("hostbadge revoke lift agent"), "{}", refused.text());
+        assert_eq!(token_status(&host), 403);
+        assert_eq!(anomalies(&host)["suspended"], json!([]));
+    };
+    suspend();
+    let revoked = host.admin().post("/v1/revocations/revoke", &json!({ "agent": "a", "reason": "leaked" }));
+    assert_eq!((revoked.status, &revoked.json()["outcome"]), (200, &json!("revoked")));
+    is_not_resumed();
+    said(&host, &["revoke", "lift", "agent", "a"]);
+    assert_eq!(token_status(&host), 200);
+    suspend();
+    said(&host, &["agent", "offboard", "a", "--reason", "left"]);
+    is_not_resumed();
+}
+
+#[test]
 fn a_burst_of_refusals_is_found_and_profiles_survive_a_restart_and_damage() {
     let mut host = host_with("");
     for _ in 0..40 {
@@ -182,4 +226,35 @@ fn a_burst_of_refusals_is_found_and_profiles_survive_a_restart_and_damage() {
     assert_ne!(since, later);
     assert!(host.log().contains("observed from now on as if they were new"), "{}", host.log());
     assert_eq!(token_status(&host), 200);
+}
+
+#[test]
+fn refusals_because_an_agent_is_drained_or_the_host_frozen_suspend_nobody() {
+    let mut host = Host::new();
+    host.configure("[limits]\nrate = 1000\nburst = 1000\n");
+    let table = "[anomaly]\nrefusals = \"suspend\"\n";
+    let rest = format!("[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\n{table}");
+    let file = |line: &str| format!("name = \"a\"\n{line}\n{rest}");
+    host.agents_file("a", &file(""));
+    host.start();
+    put_canary(&host, "root-key");
+    assert_eq!(host.admin().post("/v1/freeze", &json!({})).status, 200);
+    for _ in 0..30 {
+        assert_eq!(token_status(&host), 403);
+    }
+    until_true("the host is thawed", || host.admin().post("/v1/thaw", &json!({})).status == 200);
+    host.agents_file("a", &file("drain = true"));
+    host.reload();
+    for _ in 0..30 {
+        assert_eq!(token_status(&host), 403);
+    }
+    // What is found later comes after what was found before.
+    assert!(matches!(ask_for(&host, "root-key"), 400 | 403));
+    let listed = until("the alert of the canary", || {
+        let listed = anomalies(&host);
+        (!listed["alerts"].as_array()?.is_empty()).then_some(listed)
+    });
+    let rules: Vec<&Value> = listed["alerts"].as_array().unwrap().iter().map(|one| &one["rule"]).collect();
+    assert_eq!(rules, ["canary"], "{listed}");
+    assert_eq!(listed["suspended"][0]["rule"], "canary", "{listed}");
 }

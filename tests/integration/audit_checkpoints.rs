@@ -90,6 +90,7 @@ fn the_tpm_certifies_the_log_over_restarts_and_each_forgery_is_named() {
     let text = String::from_utf8_lossy(&by_name.stdout).into_owned();
     assert!(by_name.status.success(), "{text}");
     assert!(text.contains("VALID: the TPM certified these records"), "{text}");
+    assert!(!text.contains("the AK is not pinned") && text.contains("the NV index is not pinned"), "{text}");
     let other = host.hostbadge(&["verify", "audit", &dir(&host), "--ak", &"00".repeat(34)]);
     assert_eq!(other.status.code(), Some(1));
     let (valid, report) = verify_dir(&host, &host.path("audit"), &["--known", note.to_str().unwrap()]);
@@ -149,6 +150,46 @@ fn the_tpm_certifies_the_log_over_restarts_and_each_forgery_is_named() {
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("--chain-only"));
 }
 
+/// Who forges the log writes the keys beside it as well.
+#[test]
+fn keys_from_the_log_itself_pin_nothing_and_the_verdict_says_so() {
+    let mut host = Host::never_started();
+    host.agent("root", "user = 0");
+    host.configure(OFTEN);
+    host.start();
+    until_covered(&host);
+    let ak = host.status()["tpm"]["ak_name"].as_str().unwrap().to_owned();
+    assert!(host.stop().success());
+    let verify = |ak: &str, options: &[&str]| {
+        let dir = dir(&host);
+        let output = host.hostbadge(&[&["verify", "audit", &dir, "--ak", ak], options].concat());
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let beside = keys(&host);
+    let kept = host.path("kept.keys");
+    fs::copy(&beside, &kept).unwrap();
+    let link = host.path("link.keys");
+    std::os::unix::fs::symlink(&beside, &link).unwrap();
+    for of_log in [&beside, link.to_str().unwrap()] {
+        let (valid, text) = verify(of_log, &[]);
+        assert!(valid && text.contains("warning: the AK is not pinned"), "{text}");
+        assert!(text.contains("VALID: the AK that the log itself names certified these records"), "{text}");
+        let (valid, text) = verify(of_log, &["--strict"]);
+        assert!(!valid && text.contains("there are warnings: 2"), "{text}");
+        let (_, json) = verify(of_log, &["--json"]);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!((&json["ak_pinned"], &json["nv_index_pinned"]), (&false.into(), &false.into()));
+    }
+    let (valid, text) = verify(kept.to_str().unwrap(), &["--strict"]);
+    assert!(valid && !text.contains("not pinned"), "{text}");
+    let (_, json) = verify(&ak, &["--json"]);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["ak_pinned"], &json["nv_index_pinned"]), (&true.into(), &false.into()));
+    let nv_name = json["nv_names"][0].as_str().unwrap();
+    let (valid, text) = verify(&ak, &["--nv-name", nv_name, "--strict"]);
+    assert!(valid && !text.contains("not pinned"), "{text}");
+}
+
 #[test]
 fn crashes_lose_no_checkpoint_and_fork_nothing() {
     let mut host = Host::new();
@@ -194,9 +235,7 @@ fn an_index_that_was_deleted_is_recorded_and_the_verification_shows_the_break() 
     machine.host.stop();
     let (valid, report) = verify(&machine.host);
     assert!(valid, "{report}");
-    let state = fs::read_to_string(machine.host.path("state/checkpoint.json")).unwrap();
-    let state: Value = serde_json::from_str(&state).unwrap();
-    let index = state.pointer("/nv_index").or(state.pointer("/data/nv_index")).unwrap().as_u64().unwrap();
+    let index = nv_index(&machine.host);
     machine.tool("tpm2_nvundefine", &["-C", "o", &format!("{index:#x}")]);
     machine.start();
     until_covered(&machine.host);
@@ -242,6 +281,126 @@ fn a_tpm_that_is_stalled_or_absent_delays_checkpoints_and_stops_nothing() {
     let (valid, report) = verify(&machine.host);
     assert!(valid, "{report}");
     assert_eq!(report["not_covered"], 0, "{report}");
+}
+
+/// Without checkpoint.json, checkpoint.keys says which NV index the log uses: one that cannot be read is no empty one.
+#[test]
+fn keys_that_cannot_be_read_delay_checkpoints_and_take_no_new_index() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure(OFTEN);
+    host.start();
+    until_covered(&host);
+    host.stop();
+    let (path, state_file) = (host.path("audit/checkpoint.keys"), host.path("state/checkpoint.json"));
+    let index = nv_index(&host);
+    let whole = fs::read(&path).unwrap();
+    let kept = host.path("kept.keys");
+    fs::rename(&path, &kept).unwrap();
+    let damages: [&dyn Fn(); 2] = [&|| std::os::unix::fs::symlink(&kept, &path).unwrap(), &|| {
+        fs::write(&path, [b"{\"v\":1}\n", whole.as_slice()].concat()).unwrap()
+    }];
+    for damage in damages {
+        let _ = fs::remove_file(&state_file);
+        damage();
+        host.start();
+        host.token();
+        let problem = || host.status()["audit"]["checkpoint"]["problem"].clone();
+        until_true("status names the file", || problem().to_string().contains("checkpoint.keys"));
+        host.stop();
+        fs::remove_file(&path).unwrap();
+        assert!(!state_file.exists());
+    }
+    fs::rename(&kept, &path).unwrap();
+    host.start();
+    until_covered(&host);
+    host.stop();
+    assert_eq!(nv_index(&host), index);
+    assert_eq!(fs::read(&path).unwrap(), whole);
+    let (valid, report) = verify(&host);
+    assert!(valid, "{report}");
+}
+
+/// The NV index has what the checkpoint was for, and its place is gone: it cannot be completed, and is not tried for
+/// ever.
+#[test]
+fn a_checkpoint_whose_file_was_removed_is_dropped_with_a_record() {
+    let mut machine = Machine::new();
+    fs::write(machine.host.path("hostbadged.toml"), config_with(&machine, OFTEN)).unwrap();
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    let digest = [7; 32];
+    let data = machine.host.path("digest");
+    fs::write(&data, digest).unwrap();
+    let index = format!("{:#x}", nv_index(&machine.host));
+    machine.tool("tpm2_nvextend", &["-C", "o", "-i", data.to_str().unwrap(), &index]);
+    let removed = format!("{:020}.jsonl", 1_u64 << 40);
+    change_state(&machine.host, |state| {
+        state["pending"] = serde_json::json!({
+            "note": "x", "digest": data_encoding::HEXLOWER.encode(&digest),
+            "before": { "attest": "AAAA", "signature": "AAAA" },
+            "file": removed, "log": state["log"], "seq": state["seq"], "at": state["at"],
+        });
+    });
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    let lines = machine.host.audit();
+    let [dropped] = with_event(&lines, "audit-index-changed")[..] else { panic!("one event") };
+    let detail = dropped["detail"].as_str().unwrap();
+    assert!(detail.contains("which is dropped") && detail.contains(&removed), "{detail}");
+    let beside = machine.host.path("audit").join(&removed).with_extension("checkpoints");
+    assert!(!beside.exists(), "nothing is written beside a file that is not there");
+    // The verification shows that the index has moved.
+    let (valid, report) = verify(&machine.host);
+    assert!(!valid);
+    assert_eq!(report["first_bad"]["kind"], "checkpoint-gap", "{report}");
+}
+
+/// A crash after TPM2_NV_DefineSpace: the index is in the TPM, and was never extended.
+#[test]
+fn an_index_whose_creation_was_interrupted_is_used_and_no_other_is_taken() {
+    let mut machine = Machine::new();
+    fs::write(machine.host.path("hostbadged.toml"), config_with(&machine, OFTEN)).unwrap();
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    let index = nv_index(&machine.host);
+    let handle = format!("{index:#x}");
+    let count = |machine: &Machine| machine.tool("tpm2_getcap", &["handles-nv-index"]).lines().count();
+    let before = count(&machine);
+    machine.tool("tpm2_nvundefine", &["-C", "o", &handle]);
+    let attributes = "nt=extend|ownerread|ownerwrite|no_da";
+    machine.tool("tpm2_nvdefine", &["-C", "o", "-s", "32", "-a", attributes, &handle]);
+    change_state(&machine.host, |state| {
+        state["creation"] = serde_json::json!({ "is_first": false, "message": "as before the crash" });
+    });
+    machine.start();
+    until_covered(&machine.host);
+    machine.host.stop();
+    assert_eq!((nv_index(&machine.host), count(&machine)), (index, before));
+    let lines = machine.host.audit();
+    let [created] = with_event(&lines, "audit-index-changed")[..] else { panic!("one event") };
+    assert!(
+        created["detail"].as_str().unwrap().contains("as before the crash, in the NV index"),
+        "{created}"
+    );
+}
+
+/// Changes `checkpoint.json` of a daemon that does not run.
+fn change_state(host: &Host, change: impl FnOnce(&mut Value)) {
+    let path = host.path("state/checkpoint.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut state);
+    fs::write(&path, state.to_string()).unwrap();
+}
+
+/// The NV index of the checkpoints, as `checkpoint.json` has it.
+fn nv_index(host: &Host) -> u64 {
+    let state: Value =
+        serde_json::from_slice(&fs::read(host.path("state/checkpoint.json")).unwrap()).unwrap();
+    state["nv_index"].as_u64().unwrap()
 }
 
 /// The configuration of a machine with further keys.

@@ -101,10 +101,9 @@ fn a_certificate_has_its_usual_fingerprint_and_an_administrators_command_has_its
     let issued = with_event(&lines, "certificate-issued").pop().unwrap();
     assert_eq!(issued["fingerprint"], sha256(&der));
     assert_eq!(issued["request"], "POST /v1/certificate");
-    let reload = lines.iter().rev().find(|line| line["correlation_id"] == *correlation);
-    if let Some(reload) = reload {
-        assert_eq!(reload["request"], "POST /v1/agents/reload");
-    }
+    let reloads = with_event(&lines, "agents-reloaded");
+    let reload = reloads.iter().find(|line| line["correlation_id"] == *correlation);
+    assert_eq!(reload.expect("the reload has a record")["request"], "POST /v1/agents/reload");
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn a_record_is_on_the_disk_before_the_reply_is_sent() {
 }
 
 #[test]
-fn many_replies_share_a_sync() {
+fn replies_that_wait_at_the_same_time_each_have_their_record() {
     let mut host = Host::new();
     host.configure("[audit]\nsync = \"always\"\n[limits]\nrate = 100000\nburst = 100000\n");
     host.agent("r", "user = 0");

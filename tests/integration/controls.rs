@@ -63,21 +63,33 @@ fn controls(document: &Document) -> impl Iterator<Item = (&Framework, &Control)>
         .flat_map(|framework| framework.controls.iter().map(move |one| (framework, one)))
 }
 
-/// Whether `PATH::NAME` is a test: a function with an attribute that makes it one.
-fn is_test(name: &str) -> bool {
+/// Whether `PATH::NAME` is a test that `make test` or `make test-clients` runs: a function with an attribute that makes
+/// it one, which is not ignored, or is in a module that `make test-clients` names.
+fn is_run(name: &str) -> bool {
     let Some((path, function)) = name.split_once("::") else { return false };
     let Ok(text) = fs::read_to_string(path) else { return false };
     let signature = format!("fn {function}(");
-    let lines: Vec<&str> = text.lines().collect();
-    let Some(at) =
-        lines.iter().position(|line| line.trim_start().trim_start_matches("async ").starts_with(&signature))
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    let Some(at) = lines.iter().position(|line| line.trim_start_matches("async ").starts_with(&signature))
     else {
         return false;
     };
-    let attributes = lines[..at].iter().rev().take_while(|line| line.trim_start().starts_with("#["));
-    attributes
-        .into_iter()
-        .any(|line| ["#[test]", "#[tokio::test"].iter().any(|one| line.trim_start().starts_with(one)))
+    let attributes: Vec<&str> =
+        lines[..at].iter().rev().copied().take_while(|line| line.starts_with("#[")).collect();
+    let has = |wanted: &str| attributes.iter().any(|line| line.starts_with(wanted));
+    (has("#[test]") || has("#[tokio::test")) && (!has("#[ignore") || is_run_with_clients(path))
+}
+
+/// Whether `make test-clients` runs the ignored tests of a file: its module is among the names of its filter.
+fn is_run_with_clients(path: &str) -> bool {
+    let Some(module) = path.strip_prefix("tests/integration/").and_then(|name| name.strip_suffix(".rs"))
+    else {
+        return false;
+    };
+    let makefile = fs::read_to_string("Makefile").unwrap();
+    let recipe = makefile.split("\ntest-clients:").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let filter = recipe.split_once("--test integration -- --ignored ").unwrap().1;
+    filter.split_whitespace().any(|one| one.strip_suffix("::") == Some(module))
 }
 
 #[test]
@@ -96,11 +108,21 @@ fn each_control_says_what_shows_it_or_why_it_is_not_met() {
             other => panic!("{name}: the state {other}"),
         }
         for test in &one.tests {
-            assert!(is_test(test), "{name}: there is no test {test}");
+            assert!(is_run(test), "{name}: neither make test nor make test-clients runs a test {test}");
         }
     }
-    assert!(!is_test("tests/integration/controls.rs::is_test"), "a helper is no test");
-    assert!(!is_test("tests/integration/controls.rs::no_such_test"));
+}
+
+#[test]
+fn only_a_test_that_a_target_runs_shows_something() {
+    assert!(is_run("tests/integration/controls.rs::only_a_test_that_a_target_runs_shows_something"));
+    assert!(!is_run("tests/integration/controls.rs::is_run"), "a helper is no test");
+    assert!(!is_run("tests/integration/controls.rs::no_such_test"));
+    assert!(is_run(
+        "tests/integration/relying_servers.rs::envoy_accepts_tokens_with_the_settings_of_the_guide"
+    ));
+    assert!(!is_run("tests/integration/rotation_load.rs::soak"), "make soak alone runs it");
+    assert!(!is_run("tests/tpm/tpm_module.rs::ten_thousand_operations_leave_no_objects_in_the_tpm"));
 }
 
 #[test]
@@ -117,9 +139,10 @@ fn the_page_of_controls_has_what_the_document_says() {
 fn rendered(document: &Document) -> String {
     let mut page = format!(
         "# Controls\n\n<!-- Made from {CONTROLS} by tests/integration/controls.rs: change that file. -->\n\n{}\n\n\
-         A control is `met`, `partly` met or `not met`, with the reason. Each test that is named is run by `make test`, \
-         and each command by a test on a host with a software TPM. Identifiers and short titles are those of the \
-         frameworks; what is said about them is this project's. No auditor has confirmed it.\n\n",
+         A control is `met`, `partly` met or `not met`, with the reason. Each test that is named is run by `make \
+         test`, or by `make test-clients` where it needs programs of others, and each command by a test on a host \
+         with a software TPM. Identifiers and short titles are those of the frameworks; what is said about them is \
+         this project's. No auditor has confirmed it.\n\n",
         document.about
     );
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -192,7 +215,7 @@ fn each_claim_of_the_threat_model_names_tests_that_exist() {
     let mut named = 0;
     let is_name = |quoted: &&str| quoted.contains(".rs::");
     for quoted in text.split('`').skip(1).step_by(2).filter(is_name) {
-        assert!(is_test(quoted), "{THREAT_MODEL}: there is no test {quoted}");
+        assert!(is_run(quoted), "{THREAT_MODEL}: no target of make runs a test {quoted}");
         named += 1;
     }
     assert!(named > 40, "{named}");

@@ -86,7 +86,7 @@ fn private_claims(body: &Value) -> Value {
 }
 
 #[test]
-fn a_program_that_its_user_serves_is_not_opened_and_holds_up_nobody() {
+fn a_program_that_its_user_serves_is_not_opened_and_delays_no_other_caller() {
     let mut host = Host::new();
     let served = ServedDir::new(&host, "served");
     host.agent("root", "user = 0");
@@ -187,7 +187,7 @@ fn a_reader_that_hangs_delays_only_the_agent_whose_condition_needs_it() {
 /// Number 34: a request looks at `/proc/PID/exe` of its caller, which leads to a file system that the caller
 /// chose. The kernel holds neither names nor attributes of it, and its server answers nothing.
 #[test]
-fn a_hung_file_system_below_a_callers_program_and_directory_holds_up_no_socket() {
+fn a_hung_file_system_below_a_callers_program_and_directory_delays_no_socket() {
     let mut host = Host::new();
     let served = ServedDir::new(&host, "served");
     host.agent("hung", &format!("user = {NOBODY}"));

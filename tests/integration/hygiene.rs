@@ -133,7 +133,7 @@ fn links_special_files_and_large_files_are_left_out() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_counted_and_what_does_not_exist_is_an_error() {
+fn what_cannot_be_read_is_named_and_counted() {
     let dir = dir();
     fs::write(dir.path().join("mine"), GITHUB).unwrap();
     fs::set_permissions(dir.path().join("mine"), fs::Permissions::from_mode(0o600)).unwrap();
@@ -146,10 +146,26 @@ fn what_cannot_be_read_is_named_and_counted_and_what_does_not_exist_is_an_error(
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((output.status.code(), &result["unreadable_count"]), (Some(0), &2.into()), "{result}");
     assert!(result["hidden_processes"].as_u64().unwrap() > 0, "{result}");
+}
 
-    let output = self::command(dir.path(), &["/no/such/path"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/path"));
+#[test]
+fn a_path_that_does_not_exist_ends_no_search_of_the_others() {
+    let dir = dir();
+    let missing = "/no/such/path";
+    let (result, output) = search(dir.path(), &[missing]);
+    assert_eq!((output.status.code(), &result["unreadable_count"]), (Some(0), &1.into()), "{result}");
+    assert_eq!(result["unreadable"][0]["path"], missing);
+    fs::write(dir.path().join("after"), GITHUB).unwrap();
+    let alone = ["--no-environ", "--no-units", "--no-histories"];
+    let words = [&[missing, dir.path().to_str().unwrap()][..], &alone[..]].concat();
+    let output = command(dir.path(), &words).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("after:1: github-token"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("unreadable: /no/such/path: "), "{}", text(&output.stderr));
+    // Without any path that exists, nothing was looked for.
+    let output = command(dir.path(), &[&[missing][..], &alone[..]].concat()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
 }
 
 /// A process with a variable, which is ended on drop.

@@ -10,6 +10,7 @@ mod attestation;
 mod audit;
 mod audit_checkpoints;
 mod audit_clients;
+mod audit_damage;
 mod audit_export;
 mod audit_kept;
 mod audit_query;

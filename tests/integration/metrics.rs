@@ -142,6 +142,42 @@ fn written_records_reach_the_disk() {
 }
 
 #[test]
+fn checkpoints_are_counted_from_the_last_one_on_and_absent_where_none_are_made() {
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[audit]\ncheckpoint_every = \"1s\"\n");
+    host.start();
+    host.token();
+    until_true("all records are covered", || {
+        let metrics = Metrics::of(&host, "");
+        metrics.find("hostbadge_audit_checkpoint_timestamp_seconds").is_some()
+            && metrics.get("hostbadge_audit_uncovered_records") == 0.0
+    });
+    let metrics = Metrics::of(&host, "");
+    let at = metrics.get("hostbadge_audit_checkpoint_timestamp_seconds");
+    assert!(at <= metrics.get("hostbadge_exposition_timestamp_seconds"), "{at}");
+    assert!(at >= metrics.get("hostbadge_start_time_seconds"), "{at}");
+    let failures = metrics.get("hostbadge_audit_checkpoint_failures_total");
+    nix::sys::signal::kill(host.swtpm(), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    until_true("an attempt fails", || {
+        host.token();
+        Metrics::of(&host, "").get("hostbadge_audit_checkpoint_failures_total") > failures
+    });
+    assert!(Metrics::of(&host, "").get("hostbadge_audit_uncovered_records") > 0.0);
+    nix::sys::signal::kill(host.swtpm(), nix::sys::signal::Signal::SIGCONT).unwrap();
+    until_true("all records are covered", || {
+        Metrics::of(&host, "").get("hostbadge_audit_uncovered_records") == 0.0
+    });
+    host.stop();
+    host.configure("[audit]\ncheckpoints = false\n");
+    host.start();
+    let metrics = Metrics::of(&host, "");
+    for name in ["checkpoint_timestamp_seconds", "uncovered_records", "checkpoint_failures_total"] {
+        assert_eq!(metrics.find(&format!("hostbadge_audit_{name}")), None, "{name}");
+    }
+}
+
+#[test]
 fn series_of_single_agents_are_bounded() {
     let mut host = Host::new();
     host.configure("[metrics]\nagents = 2\n");

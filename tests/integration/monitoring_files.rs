@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::Host;
 use crate::common::libraries::promtool;
 use crate::common::metrics::{Labels, Metrics};
+use crate::common::{Host, until_true};
 use serde_json::Value;
 
 const RULES: &str = "prometheus-alerts.yaml";
@@ -68,8 +68,15 @@ fn the_alert_rules_are_valid_and_fire_when_they_should() {
 
 #[test]
 fn the_dashboard_and_the_rules_use_what_the_daemon_exports() {
-    let host = Host::started();
+    let mut host = Host::new();
+    host.agent("root", "user = 0");
+    host.configure("[audit]\ncheckpoint_every = \"1s\"\n");
+    host.start();
     host.token();
+    // Before the first checkpoint, its time is absent.
+    until_true("there is a checkpoint", || {
+        Metrics::of(&host, "").find("hostbadge_audit_checkpoint_timestamp_seconds").is_some()
+    });
     let metrics = Metrics::of(&host, "agents=10");
     let parsed: Value = serde_norway::from_str(&rules()).unwrap();
     let mut expressions = BTreeSet::new();

@@ -152,6 +152,28 @@ fn only_the_requests_that_a_policy_means_are_refused() {
 }
 
 #[test]
+fn a_jwt_svid_is_decided_with_the_lifetime_that_it_has() {
+    const OTHER: &str = "https://other.example.com";
+    let mut host = Host::new();
+    let grant =
+        |audience: &str, ttl: &str| format!("[[grant]]\naudience = \"{audience}\"\nttl = \"{ttl}\"\n");
+    let grants = grant(API, "10m") + &grant(OTHER, "1m");
+    host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grants}"));
+    let rule = "forbid (principal, action == Action::\"token\", resource) when { context.ttl > 60 };\n";
+    policy(&host, "a.cedar", rule);
+    host.start();
+    let client = Grpc::connect(&host.workload_socket());
+    assert_eq!(client.jwt(&[API], "").unwrap_err().code, PERMISSION_DENIED);
+    for audiences in [&[OTHER][..], &[API, OTHER], &[OTHER, API]] {
+        let svids = client.jwt(audiences, "").unwrap();
+        let claims = claims(&svids[0].svid);
+        let times = [&claims["nbf"], &claims["exp"]].map(|time| time.as_u64().unwrap());
+        // `nbf` is 10 s before the issue.
+        assert_eq!(times[1] - times[0], 70, "{audiences:?}");
+    }
+}
+
+#[test]
 fn a_policy_that_cannot_be_evaluated_refuses_and_is_named() {
     let mut host = host();
     let overflow = "permit (principal, action == Action::\"token\", resource)\n\

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::change_control::{agent, approve_as, approve_as_root, ask, grant, host_for_two, lifetime, start};
+use crate::common::grpc::{Grpc, PERMISSION_DENIED};
 use crate::common::{API, Host};
 
 const FORBID: &str =
@@ -164,6 +165,30 @@ fn an_agent_that_loses_what_a_forbid_refuses_it_for_waits() {
     let pending = ask(&host);
     assert_eq!(pending["changes"], json!(["agent root: role intern removed (wider)"]));
     assert_eq!(host.post("/v1/token", json!({ "audience": API })).status, 403);
+}
+
+#[test]
+fn a_grant_that_loses_what_a_forbid_refuses_a_jwt_svid_for_waits() {
+    let (host, member) = host_for_two();
+    let scopes = |scopes: &str| agent(&host, "", &grant(&format!("ttl = \"1m\"\nscopes = [{scopes}]")));
+    scopes("\"read\", \"admin\"");
+    let pending = ask(&host);
+    assert_eq!(approve_as(&host, &member, &pending["digest"]).status, 200);
+    let rule = "forbid (principal, action == Action::\"token\", resource)\n\
+                when { context.scopes.contains(\"admin\") };\n";
+    policies(&host, &[("a.cedar", rule)]);
+    assert_eq!(ask(&host), Value::Null);
+    // The request for a JWT-SVID cannot leave the scope out, that for a token can.
+    let jwt = || Grpc::connect(&host.workload_socket()).jwt(&[API], "");
+    assert_eq!(jwt().unwrap_err().code, PERMISSION_DENIED);
+    assert_eq!(host.post("/v1/token", json!({ "audience": API, "scope": "read" })).status, 200);
+    scopes("\"read\"");
+    let pending = ask(&host);
+    let change = format!("agent root: grant for {API}: scopes -admin (wider)");
+    assert_eq!(pending["changes"], json!([change]));
+    assert_eq!(jwt().unwrap_err().code, PERMISSION_DENIED);
+    assert_eq!(approve_as(&host, &member, &pending["digest"]).status, 200);
+    assert_eq!(jwt().unwrap().len(), 1);
 }
 
 #[test]

@@ -193,6 +193,23 @@ fn why_needs_to_know_what_is_asked() {
     }
 }
 
+#[test]
+fn why_asks_the_policies_with_the_lifetime_that_the_end_of_the_grant_leaves() {
+    let mut host = Host::new();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let end = hostbadge::clock::Timestamp::from_secs(now + 1_200).to_rfc3339_seconds();
+    host.agents_file(
+        "root",
+        &format!(
+            "name = \"root\"\n[match]\nuser = 0\n[[grant]]\naudience = \"{API}\"\nttl = \"1h\"\nexpires = {end}\n"
+        ),
+    );
+    write(&host, "forbid (principal, action == Action::\"token\", resource) when { context.ttl > 1200 };\n");
+    host.start();
+    assert_eq!(host.post("/v1/token", json!({ "audience": API })).status, 200);
+    assert_eq!(verdicts(&why(&host, &["root", "--audience", API]))[1..], ["allows", "allows"]);
+}
+
 /// Policies do not change what `why` says of a host without any.
 #[test]
 fn why_works_without_policies() {

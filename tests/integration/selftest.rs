@@ -93,10 +93,15 @@ fn a_host_without_agents_has_no_hole_and_is_not_changed() {
     assert_eq!((status, &report["holes"], &report["agent"]), (0, &json!(0), &json!(null)));
     assert!((state(), files(&host.path("etc"))) == before, "the host was changed");
     let skipped = with_result(&report, "skipped");
-    // Nothing that takes an agent counts as withstood.
-    for attempt in
-        ["replay: a nonce", "replay: a token", "foreign-token: introspection", "altered-evidence: "]
-    {
+    // Nothing that takes an agent or a stored credential counts as held.
+    for attempt in [
+        "stranger: credential over the agent socket",
+        "stranger: credential over the credentials socket",
+        "replay: a nonce",
+        "replay: a token",
+        "foreign-token: introspection",
+        "altered-evidence: ",
+    ] {
         assert!(skipped.iter().any(|one| one.starts_with(attempt)), "{attempt}: {skipped:?}");
     }
     let held = with_result(&report, "held");
@@ -117,9 +122,18 @@ fn a_host_without_agents_has_no_hole_and_is_not_changed() {
 }
 
 #[test]
-fn as_an_agent_it_tries_everything_but_the_start_of_another_daemon() {
+fn as_an_agent_it_tries_everything_but_what_needs_the_daemons_keys_or_another_daemon() {
     require_root();
-    let host = host_with_agent();
+    let mut host = Host::new();
+    let grant = format!("[[grant]]\naudience = \"{AUDIENCE}\"\n");
+    host.agents_file("selftest", &format!("name = \"selftest\"\n[match]\nuser = 0\n{grant}"));
+    let credential = "[[credential]]\nname = \"stored\"\nuse = \"release\"\n";
+    let conditions = "[match]\nunit = \"hostbadge-selftest-loader.service\"\n";
+    host.agents_file("loader", &format!("name = \"loader\"\n{conditions}{credential}"));
+    host.start();
+    let stored =
+        host.admin().post("/v1/credentials/put", &json!({ "name": "stored", "value": "sk-selftest" }));
+    assert_eq!(stored.status, 200, "{}", stored.text());
     let remembered = host.path("remembered.json");
     let words = ["--remember", remembered.to_str().unwrap()];
     assert_eq!(run(&host, &words).0, 0);
@@ -127,7 +141,10 @@ fn as_an_agent_it_tries_everything_but_the_start_of_another_daemon() {
     assert_eq!((status, &report["agent"]), (0, &json!("selftest")), "{report}");
     assert_eq!(
         with_result(&report, "skipped"),
-        ["state-copy: an older copy of the whole state, at a start of the daemon"],
+        [
+            "state-copy: the databases of the state, and the HMAC of the state manifest",
+            "state-copy: an older copy of the whole state, at a start of the daemon",
+        ],
         "{report}"
     );
     let held = with_result(&report, "held");

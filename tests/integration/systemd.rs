@@ -130,3 +130,72 @@ fn an_activated_socket_with_an_unknown_name_is_refused() {
     until_true("the daemon ends", || daemon.exited().is_some());
     assert!(host.log().contains("a socket with the unknown name \"stranger\""), "{}", host.log());
 }
+
+#[test]
+fn units_that_connect_to_the_daemon_do_not_start_a_stopped_one() {
+    for unit in ["hostbadge-metrics.service", "hostbadge-selftest.service"] {
+        let text = fs::read_to_string(Path::new("systemd").join(unit)).unwrap();
+        let starts = |line: &&str| {
+            let relations = ["Requires=", "Wants=", "BindsTo=", "Requisite=", "Upholds="];
+            relations.iter().any(|relation| line.starts_with(relation)) && line.contains("hostbadged.service")
+        };
+        assert_eq!(text.lines().find(starts), None, "{unit}");
+        let condition = "ExecCondition=/usr/bin/systemctl --quiet is-active hostbadged.service";
+        assert!(text.lines().any(|line| line == condition), "{unit}: a connection starts the daemon");
+    }
+}
+
+/// The units of the packages with their text, without templates, which end with what started them.
+fn packaged_units() -> Vec<(String, String)> {
+    let entries = fs::read_dir("systemd").unwrap().map(|entry| entry.unwrap().path());
+    let units = entries.filter(|path| {
+        let ending = path.extension().unwrap_or_default();
+        ["service", "socket", "timer"].iter().any(|one| ending == *one)
+    });
+    let named = units.map(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, fs::read_to_string(&path).unwrap())
+    });
+    named.filter(|(name, _)| !name.contains('@')).collect()
+}
+
+#[test]
+fn the_removal_of_each_package_stops_each_unit() {
+    let units = packaged_units();
+    assert!(units.len() > 10, "{units:?}");
+    for script in ["packaging/deb/prerm", "packaging/rpm/preun.sh"] {
+        let text = fs::read_to_string(script).unwrap();
+        let words: Vec<&str> = text.split([' ', '\n', ';']).collect();
+        for (unit, _) in &units {
+            assert!(words.contains(&unit.as_str()), "{script} does not stop {unit}");
+        }
+    }
+}
+
+#[test]
+fn the_preset_of_the_rpm_names_each_unit_that_can_be_enabled() {
+    let preset = fs::read_to_string("packaging/rpm/80-hostbadge.preset").unwrap();
+    let (deb, rpm) = ("packaging/deb/postinst", "packaging/rpm/post.sh");
+    for (unit, text) in packaged_units() {
+        let can_be_enabled = text.lines().any(|line| line == "[Install]");
+        let enabled = preset.lines().any(|line| line == format!("enable {unit}"));
+        let disabled = preset.lines().any(|line| line == format!("disable {unit}"));
+        assert_eq!(enabled || disabled, can_be_enabled, "{unit}");
+        for script in [deb, rpm] {
+            let script_text = fs::read_to_string(script).unwrap();
+            let units = script_text.lines().find_map(|line| line.strip_prefix("units=")).unwrap();
+            let is_listed = units.trim_matches('"').split(' ').any(|one| one == unit);
+            assert_eq!(is_listed, enabled, "{script}: {unit}");
+        }
+    }
+}
+
+#[test]
+fn the_unit_of_the_daemon_has_no_network() {
+    let text = fs::read_to_string("systemd/hostbadged.service").unwrap();
+    for setting in ["PrivateNetwork=yes", "IPAddressDeny=any", "RestrictAddressFamilies=AF_UNIX"] {
+        let name = setting.split_once('=').unwrap().0;
+        let values: Vec<&str> = text.lines().filter(|line| line.split('=').next() == Some(name)).collect();
+        assert_eq!(values, [setting]);
+    }
+}

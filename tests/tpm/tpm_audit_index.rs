@@ -69,6 +69,12 @@ fn content(seq: u64) -> Checkpoint {
     }
 }
 
+async fn create(tpm: &Tpm) -> u32 {
+    let index = tpm.free_audit_index().await.unwrap();
+    tpm.create_audit_index(index).await.unwrap();
+    index
+}
+
 fn keys(objects: &TpmObjects, index: u32) -> LogKeys {
     let certification = signed(&objects.certification);
     let line = KeysLine::new(HOST, &objects.ak.public, &objects.host_key.public, certification, index);
@@ -101,7 +107,7 @@ fn what_the_tpm_certifies_of_its_index_is_a_valid_checkpoint() {
     let (objects, index, value) = block_on(async {
         let objects = tpm.provision().await.unwrap();
         assert_eq!(tpm.objects().await.unwrap(), objects);
-        let index = tpm.create_audit_index().await.unwrap();
+        let index = create(&tpm).await;
         assert_eq!(index, AUDIT_INDICES.start);
         assert_eq!(tpm.audit_index_state(index).await.unwrap(), AuditIndexState::Value(first_value()));
         let keys = keys(&objects, index);
@@ -112,7 +118,7 @@ fn what_the_tpm_certifies_of_its_index_is_a_valid_checkpoint() {
         assert!(first.clock_after.millis <= second.clock_before.millis);
         assert_eq!(first.clock_before.resets, second.clock_after.resets);
         // Another handle has another Name.
-        let other = tpm.create_audit_index().await.unwrap();
+        let other = create(&tpm).await;
         assert_eq!(other, index + 1);
         let error = line.verify(&self::keys(&objects, other), &[9; 16]).unwrap_err().to_string();
         assert!(error.contains("its Name is not the pinned one"), "{error}");
@@ -138,7 +144,7 @@ fn an_index_that_was_deleted_or_defined_otherwise_is_told_and_never_extended() {
     let tpm = host.open(None);
     let (objects, index) = block_on(async {
         let objects = tpm.provision().await.unwrap();
-        (objects, tpm.create_audit_index().await.unwrap())
+        (objects, create(&tpm).await)
     });
     assert!(tpm.shutdown());
     let handle = format!("{index:#x}");
@@ -168,10 +174,50 @@ fn an_index_that_was_deleted_or_defined_otherwise_is_told_and_never_extended() {
     let tpm = host.open(Some(objects.clone()));
     block_on(async {
         for _ in AUDIT_INDICES {
-            tpm.create_audit_index().await.unwrap();
+            create(&tpm).await;
         }
-        let refused = tpm.create_audit_index().await;
+        let refused = tpm.free_audit_index().await;
         assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
+        assert!(refused.unwrap_err().to_string().contains("tpm2_nvundefine -C o INDEX"));
+    });
+    assert!(tpm.shutdown());
+}
+
+/// A crash between the definition of an index and its first extension, or after both.
+#[test]
+fn an_interrupted_creation_is_completed_and_an_index_that_is_used_is_not_taken() {
+    let host = Host::new();
+    let tpm = host.open(None);
+    let (objects, index) = block_on(async {
+        let objects = tpm.provision().await.unwrap();
+        (objects, tpm.free_audit_index().await.unwrap())
+    });
+    assert!(tpm.shutdown());
+    let handle = format!("{index:#x}");
+    let define = |attributes: &str| {
+        host.tool("tpm2_nvdefine", &["-C", "o", "-s", "32", "-a", attributes, &handle]);
+    };
+    define("nt=extend|ownerread|ownerwrite|no_da");
+    let tpm = host.open(Some(objects.clone()));
+    block_on(async {
+        for _ in 0..2 {
+            tpm.create_audit_index(index).await.unwrap();
+            let state = tpm.audit_index_state(index).await.unwrap();
+            assert_eq!(state, AuditIndexState::Value(first_value()));
+        }
+        let after = tpm.extend_audit_index(index, first_value(), [1; 32]).await.unwrap();
+        let refused = tpm.create_audit_index(index).await;
+        assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
+        assert_eq!(tpm.audit_index_state(index).await.unwrap(), AuditIndexState::Value(after));
+    });
+    assert!(tpm.shutdown());
+    host.tool("tpm2_nvundefine", &["-C", "o", &handle]);
+    define("nt=extend|ownerread|ownerwrite|authread|no_da");
+    let tpm = host.open(Some(objects));
+    block_on(async {
+        let refused = tpm.create_audit_index(index).await;
+        assert!(matches!(refused, Err(Error::RequestFailed(_))), "{refused:?}");
+        assert_eq!(tpm.audit_index_state(index).await.unwrap(), AuditIndexState::Foreign);
     });
     assert!(tpm.shutdown());
 }

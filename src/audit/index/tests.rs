@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
@@ -141,6 +142,30 @@ fn indices_of_removed_files_are_removed() {
     fs::remove_file(&log.path).unwrap();
     remove_orphans(log.dir.path()).unwrap();
     assert!(!log.index_path().exists() && other.exists());
+}
+
+#[test]
+fn unfinished_indices_are_removed_at_the_start_and_nothing_else() {
+    let log = Log::new();
+    log.index();
+    let unfinished = log.path.with_extension(NEW_EXTENSION);
+    let other = log.dir.path().join("notes.index-new");
+    for path in [&unfinished, &other] {
+        fs::write(path, "half").unwrap();
+    }
+    let (journal, clock) = (crate::config::LogTarget::Stderr, crate::clock::Clock::System);
+    let journal = crate::audit::Journal::start(journal, clock.clone()).unwrap();
+    let section = crate::config::AuditSection::default();
+    let audit = crate::audit::Audit::open(log.dir.path(), section, journal, clock).unwrap();
+    drop(audit);
+    assert!(!unfinished.exists() && other.exists() && log.index_path().exists());
+}
+
+#[test]
+fn an_index_leaves_room_on_the_disk() {
+    let file = tempfile::tempfile().unwrap();
+    assert!(has_room(&file, 0), "the disk of this test has 128 MiB");
+    assert!(!has_room(&file, u64::MAX - RESERVE), "no disk has this");
 }
 
 #[test]

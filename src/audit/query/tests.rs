@@ -56,7 +56,7 @@ fn log_of_three_files() -> tempfile::TempDir {
         let line = body(if n % 2 == 0 { "even" } else { "odd" }, event, n * 1000);
         log.append([&*line].into_iter()).unwrap();
         if n == 10 || n == 20 {
-            log.rotate().unwrap();
+            log.start_file().unwrap();
         }
     }
     dir
@@ -73,6 +73,8 @@ fn pages_have_every_record_once_also_across_files() {
     let page = read_page(dir.path(), &AuditQuery::default(), 4).unwrap();
     assert_eq!((seqs_of(&page), page.has_more), ((27..=30).collect(), true));
     assert_eq!((page.first, page.last), (Some(27), Some(30)));
+    let beyond = AuditQuery { start: PageStart::After(u64::MAX), ..AuditQuery::default() };
+    assert!(read_page(dir.path(), &beyond, 10).unwrap().records.is_empty());
     let end = AuditQuery { start: PageStart::After(30), ..AuditQuery::default() };
     let page = read_page(dir.path(), &end, 4).unwrap();
     assert!(page.records.is_empty() && !page.has_more && page.last.is_none());
@@ -161,6 +163,111 @@ fn what_is_not_a_line_of_the_log_is_passed_over() {
     fs::write(&current, text).unwrap();
     assert_eq!(read_all(dir.path(), &AuditQuery::default(), 7), ((1..=30).collect(), vec![]));
     assert_eq!(read_all_backwards(dir.path(), &AuditQuery::default(), 7), ((1..=30).collect(), vec![]));
+}
+
+/// Lines that are no records in the middle of two files, and the place of each.
+fn log_with_unreadable_lines() -> (tempfile::TempDir, Vec<UnreadableLines>) {
+    let dir = log_of_three_files();
+    let damage = |first: u64, seqs: &[u64]| {
+        let path = log_file(dir.path(), first);
+        let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+        let damaged = text.lines().zip(first..).map(|(line, seq)| match seqs.contains(&seq) {
+            true => format!("{}\n", &line[..line.len() / 2]),
+            false => format!("{line}\n"),
+        });
+        fs::write(&path, damaged.collect::<String>()).unwrap();
+        path
+    };
+    let lines = |file: &PathBuf, from, to| UnreadableLines { file: file.clone(), from, to };
+    let (second, third) = (damage(11, &[13, 14, 20]), damage(21, &[25]));
+    (dir, vec![lines(&second, 3, 4), lines(&second, 10, 10), lines(&third, 5, 5)])
+}
+
+#[test]
+fn lines_that_are_no_records_are_named_by_file_and_line_in_both_directions() {
+    let (dir, expected) = log_with_unreadable_lines();
+    let query = AuditQuery::default();
+    let readable: Vec<u64> = (1..=30).filter(|seq| ![13, 14, 20, 25].contains(seq)).collect();
+    for limit in [1, 2, 1000] {
+        assert_eq!(read_all(dir.path(), &query, limit).0, readable);
+        assert_eq!(read_all_backwards(dir.path(), &query, limit).0, readable);
+        let (mut forwards, mut backwards) = (Vec::new(), Vec::new());
+        let mut start = PageStart::After(0);
+        loop {
+            let page = read_page(dir.path(), &AuditQuery { start, ..query.clone() }, limit).unwrap();
+            forwards.extend(page.unreadable);
+            let Some(last) = page.last.filter(|_| page.has_more) else { break };
+            start = PageStart::After(last);
+        }
+        start = PageStart::End;
+        loop {
+            let page = read_page(dir.path(), &AuditQuery { start, ..query.clone() }, limit).unwrap();
+            backwards.extend(page.unreadable);
+            let Some(first) = page.first.filter(|_| page.has_more) else { break };
+            start = PageStart::Before(first);
+        }
+        for mut found in [forwards, backwards] {
+            found.sort_by(|a, b| (&a.file, a.from).cmp(&(&b.file, b.from)));
+            // A page that ends at them has them, and so has the next one.
+            found.dedup();
+            assert_eq!(found, expected, "{limit}");
+        }
+    }
+    let after = AuditQuery { start: PageStart::After(26), ..query };
+    assert!(
+        read_page(dir.path(), &after, 10).unwrap().unreadable.is_empty(),
+        "what is before is not named again"
+    );
+}
+
+#[test]
+fn the_line_of_a_number_is_found() {
+    let (dir, _) = log_with_unreadable_lines();
+    let path = log_file(dir.path(), 11);
+    assert_eq!(crate::audit::line_of(dir.path(), 15).unwrap(), Some((path, 5)));
+    assert_eq!(crate::audit::line_of(dir.path(), 14).unwrap(), None);
+    assert_eq!(crate::audit::line_of(dir.path(), 31).unwrap(), None);
+}
+
+#[test]
+fn the_last_number_is_known_also_where_the_newest_file_has_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(last_seq(dir.path()).unwrap(), 0);
+    let log = log_of_three_files();
+    assert_eq!(last_seq(log.path()).unwrap(), 30);
+    fs::write(log_file(log.path(), 31), "").unwrap();
+    assert_eq!(last_seq(log.path()).unwrap(), 30);
+    for first in [1, 11, 21] {
+        fs::remove_file(log_file(log.path(), first)).unwrap();
+    }
+    assert_eq!(last_seq(log.path()).unwrap(), 30);
+    sync_record(log.path(), 30).unwrap();
+}
+
+#[test]
+fn half_a_line_after_a_power_loss_is_not_read_and_the_records_after_it_are_neither_lost_nor_doubled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open_log(dir.path());
+    for n in 1..=3 {
+        log.append([&*body("a", Event::TokenIssued, n)].into_iter()).unwrap();
+    }
+    let path = log.path().to_owned();
+    drop(log);
+    let text = fs::read(&path).unwrap();
+    fs::write(&path, &text[..text.len() - 20]).unwrap();
+    let after = |last| {
+        let query = AuditQuery { start: PageStart::After(last), ..AuditQuery::default() };
+        let page = read_page(dir.path(), &query, 10).unwrap();
+        assert!(page.unreadable.is_empty());
+        (seqs_of(&page), page.last)
+    };
+    assert_eq!(after(0), (vec![1, 2], Some(2)), "half a line is being written");
+    let (mut log, torn) = open_log(dir.path());
+    assert!(torn.is_some());
+    log.append([&*body("a", Event::AuditTorn, 4)].into_iter()).unwrap();
+    log.append([&*body("a", Event::TokenIssued, 5)].into_iter()).unwrap();
+    let last = log.seq();
+    assert_eq!(after(2), (vec![last - 1, last], Some(last)));
 }
 
 #[test]

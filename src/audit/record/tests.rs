@@ -3,6 +3,7 @@ use crate::audit::line::{LineId, MAX_BODY_LEN, append_line, parse};
 use crate::audit::policy_member;
 use crate::audit::text::MAX_EXE_PATH;
 use crate::correlation::{Correlation, RequestContext};
+use crate::policy::Refusal;
 
 /// The longest member `peer`: its texts at their bounds, a digest, and 192 bytes for names and numbers.
 const MAX_PEER_LEN: usize = MAX_CALLER_TEXT + MAX_NAME + MAX_EXE_PATH + 64 + 192;

@@ -82,7 +82,7 @@ fn random_log(dir: &Path, random: &mut Random) {
     for _ in 0..random.below(4) {
         let count = 1 + random.below(40);
         append(&mut log, random, count);
-        log.rotate().unwrap();
+        log.start_file().unwrap();
     }
     let count = random.below(60);
     append(&mut log, random, count);

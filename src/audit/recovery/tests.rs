@@ -54,7 +54,7 @@ fn a_file_without_a_whole_line_is_set_aside_and_the_file_before_continues() {
     let (mut log, _) = open(dir.path());
     append(&mut log, 10);
     let first = log.path().to_owned();
-    log.rotate().unwrap();
+    log.start_file().unwrap();
     fs::write(log.path(), vec![b'x'; 200_000]).unwrap();
     let torn = log.path().with_extension("torn-1");
     let (mut log, report) = open(dir.path());
@@ -171,7 +171,7 @@ fn changed_lines_and_missing_files_are_gaps() {
     fs::write(&path, lines.concat()).unwrap();
     let (mut log, _) = open(dir.path());
     for _ in 0..2 {
-        log.rotate().unwrap();
+        log.start_file().unwrap();
         append(&mut log, 3);
     }
     assert_eq!(gaps(dir.path()), None);
@@ -195,7 +195,7 @@ fn entries_that_are_no_files_stop_no_start_and_their_names_are_not_used() {
     let (mut log, report) = open(dir.path());
     assert_eq!((log.seq(), log.path()), (20, &*path));
     assert!(report.unwrap().contains("lines 12 to 20 are missing"));
-    log.rotate().unwrap();
+    log.start_file().unwrap();
     assert_eq!(log.path(), log_file(dir.path(), 21));
 }
 

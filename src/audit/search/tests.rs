@@ -155,6 +155,27 @@ fn old_blocks_are_not_records() {
 }
 
 #[test]
+fn lines_that_are_no_records_are_named_and_left_out() {
+    let dir = log();
+    let path = log_file(dir.path(), 201);
+    let text = String::from_utf8(fs::read(&path).unwrap()).unwrap();
+    let damaged: String = text
+        .lines()
+        .zip(201..)
+        .map(|(line, seq)| if (210..213).contains(&seq) { "damaged\n".into() } else { format!("{line}\n") })
+        .collect();
+    fs::write(&path, damaged).unwrap();
+    let expected: Vec<u64> = (1..=600).filter(|seq| !(210..213).contains(seq)).collect();
+    for by in [IndexUse::Beside, IndexUse::Beside, IndexUse::None] {
+        let found = search_last(dir.path(), &AuditQuery::default(), 1000, by).unwrap();
+        assert_eq!(seqs(&found), expected, "{by:?}");
+        assert_eq!(found.unreadable, [UnreadableLines { file: path.clone(), from: 10, to: 12 }], "{by:?}");
+    }
+    let one = AuditQuery { agent: Some("agent-3".into()), ..AuditQuery::default() };
+    assert_eq!(search_last(dir.path(), &one, 1000, IndexUse::Beside).unwrap().unreadable.len(), 1);
+}
+
+#[test]
 fn links_are_not_files_of_the_log() {
     let dir = log();
     let only_files = tempfile::tempdir().unwrap();

@@ -46,7 +46,7 @@ fn the_tree_goes_on_across_restarts_and_files() {
         append_lines(&mut log, 3);
         assert_eq!(tree_of(&log), expected(dir.path()));
         if round % 2 == 1 {
-            log.rotate().unwrap();
+            log.start_file().unwrap();
         }
         let reopened = open(dir.path());
         assert_eq!(reopened.1, None);
@@ -72,17 +72,17 @@ fn a_state_that_was_lost_is_made_from_an_older_one_and_without_any_the_tree_begi
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path());
     append_lines(&mut log, 3);
-    log.rotate().unwrap();
+    log.start_file().unwrap();
     append_lines(&mut log, 3);
     let (path, before, log_id) = (log.path().to_owned(), tree_of(&log), log.head().state.log_id);
     drop(log);
-    fs::remove_file(entries_file(&path)).unwrap();
+    fs::remove_file(checkpoints_file(&path)).unwrap();
     let (log, report) = open(dir.path());
     assert_eq!((tree_of(&log), log.head().state.log_id, report), (before, log_id, None));
-    assert!(entries_file(&path).exists(), "it is written again");
+    assert!(checkpoints_file(&path).exists(), "it is written again");
     drop(log);
     for path in log_files(dir.path()).unwrap() {
-        fs::remove_file(entries_file(&path)).unwrap();
+        fs::remove_file(checkpoints_file(&path)).unwrap();
     }
     let (mut log, report) = open(dir.path());
     assert_eq!(report, None, "as after an upgrade");
@@ -120,7 +120,7 @@ fn what_a_loss_of_power_leaves_forks_neither_chain_nor_tree() {
         append_lines(&mut log, 4);
         let (path, before) = (log.path().to_owned(), log.head().state);
         drop(log);
-        for path in [path.clone(), entries_file(&path)] {
+        for path in [path.clone(), checkpoints_file(&path)] {
             OpenOptions::new().append(true).open(path).unwrap().write_all(tail).unwrap();
         }
         let (log, findings_at_open) = ChainedLog::open(dir.path()).unwrap();
@@ -142,7 +142,7 @@ fn skipped_numbers_are_no_leaves() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path());
     append_lines(&mut log, 4);
-    log.rotate().unwrap();
+    log.start_file().unwrap();
     fs::write(log.path(), vec![b'x'; 4000]).unwrap();
     drop(log);
     let (mut log, report) = open(dir.path());
@@ -155,18 +155,4 @@ fn skipped_numbers_are_no_leaves() {
     assert_eq!(findings(dir.path()), []);
     let (reopened, report) = open(dir.path());
     assert_eq!((tree_of(&reopened), report), (tree_of(&log), None));
-}
-
-#[test]
-fn keys_are_written_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let certification = crate::verify::evidence::SignedAttestation {
-        attest: "AAAA".to_owned(),
-        signature: "AAAA".to_owned(),
-    };
-    let keys = |index| KeysLine::new("host", &[1], &[2], certification.clone(), index);
-    for index in [1, 1, 2, 1, 2] {
-        append_keys(dir.path(), &keys(index)).unwrap();
-    }
-    assert_eq!(fs::read_to_string(dir.path().join(KEYS_FILE)).unwrap().lines().count(), 2);
 }

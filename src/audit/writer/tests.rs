@@ -15,12 +15,15 @@ fn body() -> Vec<u8> {
 }
 
 /// Submits a line and waits, at most 5 s, until it is written.
-fn write(writer: &LogWriter, write_mode: WriteMode) -> Result<(), WriteError> {
+fn write(writer: &LogWriter, write_mode: WriteMode) -> Result<u64, WriteError> {
     wait_for(writer.submit(body(), None, write_mode)?)
 }
 
-fn wait_for(pending: Option<PendingResult>) -> Result<(), WriteError> {
-    let Some(mut pending) = pending else { return Ok(()) };
+fn wait_for(submitted: Submitted) -> Result<u64, WriteError> {
+    let mut pending = match submitted {
+        Submitted::Written(seq) => return Ok(seq),
+        Submitted::Queued(pending) => pending,
+    };
     let mut result = None;
     wait_until("it is written", || {
         result = pending.try_recv().ok();
@@ -56,7 +59,7 @@ fn writes_inline_while_disk_is_fast() {
     let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
     for at in 1..=50 {
         // If the machine was slow at that moment, the thread `audit` writes the line.
-        write(&writer, WriteMode::Inline).unwrap();
+        assert_eq!(write(&writer, WriteMode::Inline).unwrap(), at);
         assert_eq!(writer.health().last_seq(), at);
     }
     writer.close();
@@ -73,7 +76,9 @@ fn stalled_write_does_not_block_other_callers() {
     });
     wait_until("a write is in progress", || writer.health.is_writing());
 
-    let mut second = writer.submit(body(), None, WriteMode::Inline).unwrap().unwrap();
+    let Submitted::Queued(mut second) = writer.submit(body(), None, WriteMode::Inline).unwrap() else {
+        panic!("another write is in progress");
+    };
     assert!(second.try_recv().is_err(), "nothing was written");
     wait_until("a stall is reported", || writer.health().write_error().is_some());
     let error = writer.submit(body(), None, WriteMode::Inline).unwrap_err();
@@ -81,9 +86,7 @@ fn stalled_write_does_not_block_other_callers() {
 
     let reader = std::thread::spawn(move || pipe_reader.read(&mut [0; 1 << 20]).map(|_| pipe_reader));
     // The submitter was blocked, unless the thread `audit` woke up at that moment and wrote the line.
-    if let Some(mut first) = blocked.join().unwrap() {
-        wait_until("the first is written", || first.try_recv().is_ok());
-    }
+    wait_for(blocked.join().unwrap()).unwrap();
     wait_until("the second is written", || second.try_recv().is_ok());
     assert!(!writer.health().is_fast(), "the thread `audit` writes the next lines");
     assert!(writer.health().write_error().is_none());
@@ -190,16 +193,6 @@ fn a_new_file_for_a_lost_one_ends_the_fault_of_the_rotation() {
 }
 
 #[test]
-fn new_files_after_failed_syncs_become_rare() {
-    let mut pace = NewFilePace::default();
-    let start = Instant::now();
-    let due = (0..36_000).filter(|second| pace.is_due(start + Duration::from_secs(*second))).count();
-    assert!((60..80).contains(&due), "{due}");
-    let after = start + Duration::from_secs(40_000);
-    assert!(pace.is_due(after) && pace.delay == MIN_NEW_FILE_DELAY);
-}
-
-#[test]
 fn too_long_lines_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
@@ -219,12 +212,17 @@ fn log_path(writer: &LogWriter) -> std::path::PathBuf {
 fn concurrent_writers_form_one_chain() {
     let dir = tempfile::tempdir().unwrap();
     let (writer, _) = LogWriter::start(dir.path(), AuditSection::default(), Clock::System).unwrap();
+    let numbers = Mutex::new(std::collections::HashSet::new());
     std::thread::scope(|scope| {
         for write_mode in [WriteMode::Inline, WriteMode::Inline, WriteMode::Background, WriteMode::Inline] {
-            let writer = &writer;
+            let (writer, numbers) = (&writer, &numbers);
             scope.spawn(move || {
+                let mut last = 0;
                 for _ in 0..500 {
-                    write(writer, write_mode).unwrap();
+                    let seq = write(writer, write_mode).unwrap();
+                    assert!(seq > last && writer.health().last_seq() >= seq);
+                    assert!(numbers.lock().unwrap().insert(seq), "{seq} was given twice");
+                    last = seq;
                 }
             });
         }
@@ -260,31 +258,38 @@ fn old_files_are_removed_after_a_new_one_was_started_and_the_removal_is_recorded
 
 #[tokio::test]
 async fn lines_are_on_the_disk_or_refused_where_replies_wait_for_it() {
-    use std::os::unix::fs::OpenOptionsExt;
-
     let dir = tempfile::tempdir().unwrap();
     let section = AuditSection { sync: AuditSync::Always, ..AuditSection::default() };
     let (writer, _) = LogWriter::start(dir.path(), section, Clock::System).unwrap();
     for _ in 0..3 {
-        write(&writer, WriteMode::Inline).unwrap();
-        writer.wait_synced().await.unwrap();
+        let seq = write(&writer, WriteMode::Inline).unwrap();
+        writer.wait_synced(seq).await.unwrap();
     }
-    // fdatasync fails with EBADF on a handle that only names the file.
-    let path = lock(&writer.log).path().to_owned();
-    let unsyncable = File::options().read(true).custom_flags(libc::O_PATH).open(&path).unwrap();
-    writer.syncer.follow(Arc::new(unsyncable), &path);
-    write(&writer, WriteMode::Inline).unwrap();
-    assert!(matches!(writer.wait_synced().await, Err(WriteError::Sync(_))));
+    writer.pretend_unsyncable();
+    let refused = write(&writer, WriteMode::Inline).unwrap();
+    assert!(matches!(writer.wait_synced(refused).await, Err(WriteError::Sync(_))));
     // The log continues with another file, and lines in it are synced again.
     wait_until("there is a new file", || log_files(dir.path()).unwrap().len() == 2);
-    let mut is_synced = false;
-    for _ in 0..100 {
-        write(&writer, WriteMode::Inline).unwrap();
-        is_synced = writer.wait_synced().await.is_ok();
-        if is_synced {
-            break;
-        }
-    }
-    assert!(is_synced);
+    wait_until("the fault has ended", || writer.health().write_error().is_none());
+    let seq = write(&writer, WriteMode::Inline).unwrap();
+    writer.wait_synced(seq).await.unwrap();
+    assert!(
+        matches!(writer.wait_synced(refused).await, Err(WriteError::Sync(_))),
+        "a sync of another file says nothing of this line"
+    );
+    writer.close();
+}
+
+#[test]
+fn a_file_without_lines_that_cannot_be_synced_is_tried_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let section = AuditSection { sync: AuditSync::Always, ..AuditSection::default() };
+    let (writer, _) = LogWriter::start(dir.path(), section, Clock::System).unwrap();
+    let path = log_path(&writer);
+    writer.pretend_unsyncable();
+    writer.sync();
+    // Nothing is written meanwhile, since requests are refused.
+    wait_until("the fault has ended", || writer.health().write_error().is_none());
+    assert_eq!(log_files(dir.path()).unwrap(), [path]);
     writer.close();
 }

@@ -19,11 +19,10 @@ use clap::Args;
 
 use super::common::CommonArgs;
 use super::error::CliError;
-use super::output::note;
-use crate::config::{Config, escape_unprintable};
+use crate::config::Config;
 use scanner::{FileKind, Limits, Scanner};
 
-/// Exit status where a path cannot be looked at at all.
+/// Exit status where none of the named paths can be looked at.
 const EXIT_USAGE: u8 = 2;
 /// Files of shells and other programs that keep what was typed, below a home directory.
 const HISTORIES: [&str; 16] = [
@@ -75,27 +74,24 @@ pub(super) struct HygieneArgs {
     max_depth: u16,
 }
 
-/// Prints the findings. Exit status 0 if there is none, 1 if there is one, and 2 if a path cannot be looked at.
+/// Prints the findings. Exit status 0 if there is none, 1 if there is one, and 2 if there is none and no path that is
+/// named can be looked at. A path that is missing is named among what cannot be read, and ends no search of the others.
 pub(super) fn run(common: &CommonArgs, arguments: &HygieneArgs) -> Result<ExitCode, CliError> {
-    let mut roots = Vec::new();
-    for path in &arguments.paths {
-        match fs::canonicalize(path) {
-            Ok(root) => roots.push(root),
-            Err(error) => {
-                let path = path.to_string_lossy();
-                note(format_args!("hostbadge: {}: {error}", escape_unprintable(&path)));
-                return Ok(ExitCode::from(EXIT_USAGE));
-            }
-        }
-    }
     let limits = Limits {
         max_size: arguments.max_size * 1024 * 1024,
         max_files: arguments.max_files,
         max_depth: arguments.max_depth,
     };
     let mut scanner = Scanner::new(limits, own_issuer());
-    for root in &roots {
-        tree::scan(&mut scanner, root, FileKind::Text);
+    let mut has_root = arguments.paths.is_empty();
+    for path in &arguments.paths {
+        match fs::canonicalize(path) {
+            Ok(root) => {
+                has_root = true;
+                tree::scan(&mut scanner, &root, FileKind::Text);
+            }
+            Err(error) => scanner.report.cannot_read(path, &error),
+        }
     }
     if !arguments.no_histories
         && let Some(home) = home()
@@ -110,7 +106,9 @@ pub(super) fn run(common: &CommonArgs, arguments: &HygieneArgs) -> Result<ExitCo
     if !arguments.no_environ {
         environ::scan(&mut scanner);
     }
-    scanner.into_report().print(common.json)
+    let report = scanner.into_report();
+    let status = report.print(common.json)?;
+    Ok(if has_root || report.found > 0 { status } else { ExitCode::from(EXIT_USAGE) })
 }
 
 /// This user's home directory.

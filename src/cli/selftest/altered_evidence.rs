@@ -45,6 +45,9 @@ fn judge(attempts: &mut Attempts, real: &Verified, is_valid: &dyn Fn(&Verified) 
         return attempts.skipped("altered evidence", "the evidence of this host does not pass unaltered");
     }
     for (what, altered) in alterations(real) {
+        if !attempts.has_time(&what) {
+            continue;
+        }
         let passes = is_valid(&altered);
         attempts.judge(
             what,
@@ -77,6 +80,9 @@ fn alterations(real: &Verified) -> Vec<(String, Verified)> {
     for member in BINARY_MEMBERS {
         let Some(bytes) = real.evidence.pointer(member).and_then(Value::as_str) else { continue };
         let Ok(mut bytes) = BASE64.decode(bytes.as_bytes()) else { continue };
+        if bytes.is_empty() {
+            continue;
+        }
         flip_middle(&mut bytes);
         all.push((
             format!("one bit of {}", member.trim_start_matches('/')),
@@ -84,7 +90,7 @@ fn alterations(real: &Verified) -> Vec<(String, Verified)> {
         ));
     }
     let log = real.evidence.pointer(EVENT_LOG).and_then(Value::as_str);
-    if let Some(log) = log.and_then(|log| BASE64.decode(log.as_bytes()).ok()) {
+    if let Some(log) = log.and_then(|log| BASE64.decode(log.as_bytes()).ok()).filter(|log| !log.is_empty()) {
         let half = BASE64.encode(&log[..log.len() / 2]);
         all.push((
             "an event log without its second half".to_owned(),
@@ -160,6 +166,25 @@ mod tests {
         judge(&mut attempts, &real, &|one| one.evidence == real.evidence && one.ak == real.ak);
         assert_eq!(attempts.results("nonce"), [Outcome::Hole]);
         assert_eq!(attempts.results("").iter().filter(|result| **result == Outcome::Held).count(), 11);
+    }
+
+    #[test]
+    fn a_member_without_bytes_is_not_altered() {
+        let mut real = evidence();
+        real.evidence["event_log"] = "".into();
+        real.evidence["ak"] = "".into();
+        let unaltered =
+            |one: &Verified| one.evidence == real.evidence && one.nonce == real.nonce && one.ak == real.ak;
+        assert!(alterations(&real).iter().all(|(_, altered)| !unaltered(altered)));
+        real.evidence["event_log"] = BASE64.encode(b"ab").into();
+        assert!(alterations(&real).iter().any(|(what, _)| what.contains("event log")));
+    }
+
+    #[test]
+    fn without_time_nothing_is_judged() {
+        let mut attempts = Attempts::without_time();
+        judge(&mut attempts, &evidence(), &|_| true);
+        assert_eq!(attempts.results(""), [Outcome::Skipped; 12]);
     }
 
     #[test]

@@ -4,16 +4,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// The self-test ends after this time; what was not tried by then is skipped.
+/// After this time no further attempt begins; what was not tried by then is skipped. The attempt that has begun ends
+/// within a minute.
 const MAX_TIME: Duration = Duration::from_secs(120);
 
 /// What an attempt came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Outcome {
-    /// The host withstood.
+    /// The attempt failed.
     Held,
-    /// The host did not withstand.
+    /// The attempt succeeded.
     Hole,
     /// It could not be tried, so nothing is known.
     Skipped,
@@ -55,12 +56,23 @@ impl Attempts {
         Attempts { attack: "", list: Vec::new(), deadline: Instant::now() + MAX_TIME }
     }
 
+    /// The same without time for any attempt.
+    #[cfg(test)]
+    pub(super) fn without_time() -> Attempts {
+        Attempts { deadline: Instant::now(), ..Attempts::new() }
+    }
+
     /// The attempts that follow are part of this attack. Returns whether there is time for it.
     pub(super) fn begin(&mut self, attack: &'static str) -> bool {
         self.attack = attack;
+        self.has_time("everything")
+    }
+
+    /// Whether there is time for this attempt. Where there is not, it is skipped.
+    pub(super) fn has_time(&mut self, attempt: &str) -> bool {
         let has_time = Instant::now() < self.deadline;
         if !has_time {
-            self.skipped("everything", format!("the {} s of a self-test are over", MAX_TIME.as_secs()));
+            self.skipped(attempt, format!("the {} s of a self-test are over", MAX_TIME.as_secs()));
         }
         has_time
     }
@@ -74,9 +86,9 @@ impl Attempts {
         self.add(attempt, Outcome::Skipped, why);
     }
 
-    /// The host withstood if `withstood`.
-    pub(super) fn judge(&mut self, attempt: impl Into<String>, withstood: bool, detail: impl Into<String>) {
-        self.add(attempt, if withstood { Outcome::Held } else { Outcome::Hole }, detail);
+    /// The attempt failed if `is_held`, and is a hole otherwise.
+    pub(super) fn judge(&mut self, attempt: impl Into<String>, is_held: bool, detail: impl Into<String>) {
+        self.add(attempt, if is_held { Outcome::Held } else { Outcome::Hole }, detail);
     }
 
     pub(super) fn into_list(self) -> Vec<Attempt> {

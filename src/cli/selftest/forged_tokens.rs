@@ -72,6 +72,14 @@ pub(super) fn forgeries(keys: &Jwks, claims: &Value, real: Option<&str>) -> Opti
     Some(all.into_iter().map(|(what, token)| ForgedToken { what, token }).collect())
 }
 
+/// A token with these claims that is signed by a key of its own, and that key: a verification by this key accepts it.
+pub(super) fn genuine(claims: &Value) -> Option<(Jwks, String)> {
+    let key = ForeignKey::new()?;
+    let jwk = key.jwk()?;
+    let token = key.sign(&json!({ "alg": "ES256", "kid": jwk.kid, "typ": "at+jwt" }), claims)?;
+    Some((Jwks { keys: vec![jwk] }, token))
+}
+
 /// Changes of a real token.
 fn alterations(real: &str) -> Vec<(&'static str, String)> {
     let mut parts = real.splitn(3, '.');

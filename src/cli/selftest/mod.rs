@@ -1,6 +1,6 @@
 //! `hostbadge selftest`: attacks its own host as other processes of it could, and changes nothing.
 //!
-//! An attack that cannot be tried is skipped with the reason, and never counted as withstood. Where an attack shows
+//! An attack that cannot be tried is skipped with the reason, and never counted as held. Where an attack shows
 //! something only if the same thing works unaltered, that is tried first.
 
 mod altered_evidence;
@@ -17,6 +17,7 @@ mod smuggling;
 mod state_copy;
 mod step;
 mod stranger;
+mod target;
 mod workdir;
 
 use std::io;

@@ -17,22 +17,25 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::cmsg_space;
 use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, bind,
-    connect as connect_fd, recvmsg, sendmsg, socket,
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, bind, connect as connect_fd, recvmsg, sendmsg,
 };
-use nix::unistd::{Gid, Uid, getppid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, alarm, getppid, setgroups, setresgid, setresuid};
+use zeroize::Zeroizing;
 
 use super::super::files::random_suffix;
 use super::super::output::print_line;
-use super::exchange::{IO_TIMEOUT, connect, read_answer, read_to_close, request};
-use super::step::{Report, Step};
+use super::exchange::{IO_TIMEOUT, connect, read_answer, read_to_close, request, unconnected};
+use super::step::{Loaded, Report, Step};
 use crate::peer::own_received_fd;
 
 /// The program of this process, also where its file has been replaced.
 const THIS_PROGRAM: &str = "/proc/self/exe";
+/// A process of an attack ends after this time, in seconds, also where it waits for something that does not come. A
+/// process that it starts, and a program that it executes, has this time for itself.
+const MAX_TIME: u32 = 30;
 /// How often a process looks whether its parent has exited, in milliseconds.
 const PARENT_INTERVAL: u16 = 20;
-/// A credential has at most 1 MiB, and a refusal is longer.
+/// A credential has at most 1 MiB, and a failure is longer.
 const MAX_CREDENTIAL_LEN: usize = 2 * 1024 * 1024;
 
 /// The command that takes steps as `uid`, with the program `program`.
@@ -53,23 +56,45 @@ pub(super) fn own_command(uid: Option<u32>, steps: &[Step]) -> io::Result<Comman
 
 /// Takes the steps. A failure is reported, and ends them.
 pub(super) async fn run(steps: &str) {
+    // By SIGALRM, since the process that started this one may not be allowed to end it (CAP_KILL).
+    alarm::set(MAX_TIME);
     let taken = match serde_json::from_str::<Vec<Step>>(steps) {
         Ok(steps) => take(&steps).await,
-        Err(e) => Err(io::Error::other(e)),
+        Err(e) => Err(io::Error::other(e).into()),
     };
-    if let Err(e) = taken {
-        let denied = e.kind() == io::ErrorKind::PermissionDenied;
+    if let Err(StepError { error, denied }) = taken {
         // The parent sees that a report is missing.
-        let _ = report(&Report::Failed { why: e.to_string(), denied });
+        let _ = report(&Report::Failed { why: error.to_string(), denied });
     }
 }
 
-async fn take(steps: &[Step]) -> io::Result<()> {
+/// Why a step failed.
+struct StepError {
+    error: io::Error,
+    /// Whether the mode of a socket does not let this user connect.
+    denied: bool,
+}
+
+impl StepError {
+    /// Of a step that connects. EACCES says that the mode denies it; EPERM is of filters of system calls and of
+    /// security modules, which say nothing about the host's sockets.
+    fn of_connect(error: io::Error) -> StepError {
+        StepError { denied: error.raw_os_error() == Some(libc::EACCES), error }
+    }
+}
+
+impl From<io::Error> for StepError {
+    fn from(error: io::Error) -> StepError {
+        StepError { error, denied: false }
+    }
+}
+
+async fn take(steps: &[Step]) -> Result<(), StepError> {
     let mut connection: Option<UnixStream> = None;
     for (index, step) in steps.iter().enumerate() {
         let rest = &steps[index + 1..];
         match step {
-            Step::Connect(socket) => connection = Some(connect(socket)?),
+            Step::Connect(socket) => connection = Some(connect(socket).map_err(StepError::of_connect)?),
             Step::Request { method, path, body } => {
                 report(&Report::Answer(request(opened(&mut connection)?, method, path, body.as_ref())?))?;
             }
@@ -78,7 +103,7 @@ async fn take(steps: &[Step]) -> io::Result<()> {
             Step::BecomeUser(uid) => become_user(*uid)?,
             Step::Execute(program) => {
                 let connection = OwnedFd::from(opened(&mut connection)?.try_clone()?);
-                return Err(command(program, None, rest)?.stdin(connection).exec());
+                return Err(command(program, None, rest)?.stdin(connection).exec().into());
             }
             Step::LeaveTo(uid) => {
                 let connection = OwnedFd::from(opened(&mut connection)?.try_clone()?);
@@ -97,10 +122,12 @@ async fn take(steps: &[Step]) -> io::Result<()> {
             Step::ReceiveConnection => connection = Some(receive_connection(&standard_input()?)?),
             Step::AwaitEnd => drop(io::stdin().read_to_end(&mut Vec::new())?),
             Step::Call { socket, method, message } => {
-                report(&Report::GrpcStatus(call(socket, method, message).await?))?;
+                let status = call(socket, method, message).await.map_err(StepError::of_connect)?;
+                report(&Report::GrpcStatus(status))?;
             }
             Step::LoadCredential { socket, unit, name } => {
-                report(&Report::CredentialBytes(load_credential(socket, unit, name)?))?;
+                let loaded = load_credential(socket, unit, name).map_err(StepError::of_connect)?;
+                report(&Report::Credential(loaded))?;
             }
         }
     }
@@ -209,16 +236,23 @@ async fn call(socket: &Path, method: &str, message: &str) -> io::Result<Option<u
     }
 }
 
-/// How many bytes of a credential arrive; zero bytes are a refusal.
-fn load_credential(path: &Path, unit: &str, name: &str) -> io::Result<usize> {
+/// What arrives of a credential until the daemon closes the connection.
+fn load_credential(path: &Path, unit: &str, name: &str) -> io::Result<Loaded> {
     let address = format!("{}/unit/{unit}/{name}", random_suffix()?);
-    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let fd = unconnected()?;
     bind(fd.as_raw_fd(), &UnixAddr::new_abstract(address.as_bytes())?)?;
     connect_fd(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    let mut stream = UnixStream::from(fd);
-    stream.set_read_timeout(Some(IO_TIMEOUT))?;
-    let (received, _) = read_to_close(&mut stream, MAX_CREDENTIAL_LEN);
-    Ok(received.iter().filter(|byte| **byte != 0).count())
+    let (received, is_closed) =
+        read_to_close(&mut UnixStream::from(fd), MAX_CREDENTIAL_LEN, Instant::now() + IO_TIMEOUT);
+    let received = Zeroizing::new(received);
+    if !is_closed && received.iter().all(|byte| *byte == 0) {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer arrived"));
+    }
+    Ok(match received.iter().filter(|byte| **byte != 0).count() {
+        0 if received.is_empty() => Loaded::Nothing,
+        0 => Loaded::Failure,
+        count => Loaded::Value(count),
+    })
 }
 
 /// What a process reported. A step that failed is the last one.

@@ -6,8 +6,13 @@ use super::attempts::Attempts;
 use super::context::Context;
 
 pub(super) fn run(context: &Context, attempts: &mut Attempts) {
-    judge(attempts, "a nonce of this host, used twice", nonce_twice(context));
-    judge(attempts, "a token, used up twice", token_twice(context));
+    let uses: [(_, fn(&Context) -> _); 2] =
+        [("a nonce of this host, used twice", nonce_twice), ("a token, used up twice", token_twice)];
+    for (attempt, uses) in uses {
+        if attempts.has_time(attempt) {
+            judge(attempts, attempt, uses(context));
+        }
+    }
 }
 
 /// The first use has to be valid, or nothing was tried.
@@ -19,7 +24,7 @@ fn judge(attempts: &mut Attempts, attempt: &str, uses: Result<[bool; 2], String>
             attempts.judge(
                 attempt,
                 !second,
-                if second { "valid both times" } else { "valid the first time alone" },
+                if second { "valid both times" } else { "valid the first time only" },
             );
         }
     }
@@ -28,17 +33,21 @@ fn judge(attempts: &mut Attempts, attempt: &str, uses: Result<[bool; 2], String>
 fn nonce_twice(context: &Context) -> Result<[bool; 2], String> {
     let nonce = context.ask_as_agent("/v1/nonce", &json!({}))?;
     let body = json!({ "nonce": nonce["nonce"] });
-    twice(|| Ok(context.ask_as_agent("/v1/nonce/use", &body)?["valid"].clone()))
+    twice(|| said(&context.ask_as_agent("/v1/nonce/use", &body)?, "valid"))
 }
 
 fn token_twice(context: &Context) -> Result<[bool; 2], String> {
     let body = json!({ "token": context.token()?, "once": true });
-    twice(|| Ok(context.ask_as_agent("/v1/introspect", &body)?["active"].clone()))
+    twice(|| said(&context.ask_as_agent("/v1/introspect", &body)?, "active"))
 }
 
-fn twice(mut used: impl FnMut() -> Result<Value, String>) -> Result<[bool; 2], String> {
-    let mut once = || used().map(|valid| valid == json!(true));
+fn twice(mut once: impl FnMut() -> Result<bool, String>) -> Result<[bool; 2], String> {
     Ok([once()?, once()?])
+}
+
+/// A member of an answer. Without it, the answer is no refusal.
+pub(super) fn said(answer: &Value, member: &str) -> Result<bool, String> {
+    answer[member].as_bool().ok_or_else(|| format!("the answer has no member {member}"))
 }
 
 #[cfg(test)]
@@ -57,6 +66,14 @@ mod tests {
             let mut attempts = Attempts::new();
             judge(&mut attempts, "x", uses);
             assert_eq!(attempts.results("x"), [outcome]);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_say_it_is_no_refusal() {
+        assert_eq!(said(&json!({ "valid": false }), "valid"), Ok(false));
+        for answer in [json!({}), json!(null), json!({ "valid": "false" })] {
+            assert!(said(&answer, "valid").is_err(), "{answer}");
         }
     }
 }

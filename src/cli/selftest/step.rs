@@ -38,7 +38,7 @@ pub(super) enum Step {
     AwaitEnd,
     /// Calls a method of the Workload API with this message, in hexadecimal, and reports the status.
     Call { socket: PathBuf, method: String, message: String },
-    /// Asks as a service manager does for a credential of a unit, and reports how many bytes of it arrived.
+    /// Asks as a service manager does for a credential of a unit, and reports what arrived.
     LoadCredential { socket: PathBuf, unit: String, name: String },
 }
 
@@ -60,8 +60,22 @@ pub(super) enum Report {
     Answer(Answer),
     /// The status of a gRPC call; `None` where there is none.
     GrpcStatus(Option<u16>),
-    /// Bytes of a credential, without those that only say that there is none.
-    CredentialBytes(usize),
-    /// The step failed, and the process takes no other one: why, and whether access was denied.
+    /// What arrived of a credential before the daemon closed the connection.
+    Credential(Loaded),
+    /// The step failed, and the process takes no other one: why, and whether the mode of the socket, or of a directory
+    /// above it, does not let this user connect (EACCES of connect(2)).
     Failed { why: String, denied: bool },
+}
+
+/// What arrived of a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Loaded {
+    /// No byte, which is what a process gets that is no service manager.
+    Nothing,
+    /// Zero bytes alone, by which the daemon has a service manager fail: it took the process for one, or could not
+    /// decide.
+    Failure,
+    /// So many bytes of a value.
+    Value(usize),
 }

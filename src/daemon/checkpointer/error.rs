@@ -23,6 +23,9 @@ pub(super) enum Error {
     /// A file of checkpoints or keys cannot be written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The file of keys beside the log is damaged, so that the NV index that the log uses is not known.
+    #[error("checkpoint.keys: {0}; restore the file from a copy, or move it elsewhere to use a new NV index")]
+    Keys(#[source] verify::Error),
     /// `checkpoint.json` cannot be read or written.
     #[error(transparent)]
     Store(#[from] store::Error),

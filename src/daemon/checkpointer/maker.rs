@@ -16,8 +16,8 @@ use crate::config::CheckpointSettings;
 use crate::daemon::audit_ext::record_completed;
 use crate::tpm::{AuditIndexState, Certification, StateKind, Tpm, TpmObjects};
 use crate::verify::audit::{
-    Checkpoint, CheckpointLine, CheckpointReason, KEYS_FILE, KeysLine, LogKeys, after_binding,
-    before_binding, extended, first_value, origin,
+    Checkpoint, CheckpointLine, CheckpointReason, KeysLine, LogKeys, after_binding, before_binding, extended,
+    origin,
 };
 use crate::verify::evidence::SignedAttestation;
 
@@ -41,10 +41,10 @@ struct Signer {
 
 /// Makes checkpoints.
 pub(super) struct Maker {
-    deps: CheckpointDeps,
+    pub(super) deps: CheckpointDeps,
     settings: CheckpointSettings,
     /// What `checkpoint.json` has; `None` before it was read, and if there is none.
-    file: Option<CheckpointFile>,
+    pub(super) file: Option<CheckpointFile>,
     is_read: bool,
     /// The log's file at the last checkpoint of this process.
     last_path: Option<PathBuf>,
@@ -89,7 +89,10 @@ impl Maker {
             let file = CheckpointFile::read(&self.deps.state_dir)?;
             self.set_file(file);
         }
-        let (signer, mut file) = self.prepare().await?;
+        let Some(log_id) = self.deps.audit.head().map(|head| head.state.log_id) else {
+            return Ok(Made::Busy);
+        };
+        let (signer, mut file) = self.prepare(&log_id).await?;
         let Some(head) = self.deps.audit.head() else { return Ok(Made::Busy) };
         if head.state.frontier.size() == 0 || self.covered_seq(&head) == head.state.seq {
             return Ok(Made::NothingNew);
@@ -106,11 +109,10 @@ impl Maker {
             digest: HEXLOWER.encode(&digest),
             before: signed(&before),
             file: head.path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            log: HEXLOWER.encode(&head.state.log_id),
+            log: HEXLOWER.encode(&log_id),
             seq: checkpoint.seq,
             at: checkpoint.time,
         };
-        let log_id = head.state.log_id;
         file.pending = Some(pending.clone());
         self.write(&file).await?;
         let after = signer.tpm.extend_audit_index(file.nv_index, value, digest).await?;
@@ -124,7 +126,7 @@ impl Maker {
     }
 
     /// The TPM, and the NV index with the value that it has now. An index that is not as it should be is recorded.
-    async fn prepare(&mut self) -> Result<(Signer, CheckpointFile), Error> {
+    async fn prepare(&mut self, log_id: &[u8; 16]) -> Result<(Signer, CheckpointFile), Error> {
         let tpm = self.deps.tpm.borrow().clone().ok_or(Error::TpmStarting)?;
         let tpm_state = tpm.state().borrow().clone();
         if tpm_state.kind != StateKind::Ready {
@@ -132,101 +134,11 @@ impl Maker {
         }
         let (objects, host) = (tpm.objects().await?, tpm.info().await?.host_id);
         let ak = HEXLOWER.encode(&objects.ak_name()?);
-        let file = match self.file.clone() {
-            Some(file) if file.ak == ak => file,
-            Some(file) => {
-                let message = format!(
-                    "the TPM has another AK than at the checkpoint of record {}, because it was cleared, replaced or \
-                     provisioned again; checkpoints go on with AK {ak}",
-                    file.seq
-                );
-                self.create_index(&tpm, &ak, Event::AuditIndexChanged, &message).await?
-            }
-            None => self.first_file(&tpm, &ak).await?,
-        };
-        let file = self.check_index(&tpm, &ak, file).await?;
+        let file = self.ensure_index(&tpm, &ak).await?;
         let keys = self.store_keys(&host, &objects, file.nv_index).await?;
         let signer = Signer { tpm, host, keys };
-        let file = self.complete_pending(&signer, file).await?;
+        let file = self.complete_pending(&signer, file, log_id).await?;
         Ok((signer, file))
-    }
-
-    /// The content of `checkpoint.json` where there is none. If the log has checkpoints by this AK, the file was lost,
-    /// and their index is used further with the value that it has.
-    async fn first_file(&mut self, tpm: &Tpm, ak: &str) -> Result<CheckpointFile, Error> {
-        let path = self.deps.audit_dir.join(KEYS_FILE);
-        let text = tokio::task::spawn_blocking(move || std::fs::read(path)).await?.unwrap_or_default();
-        let known = LogKeys::parse_file(&text).unwrap_or_default();
-        let Some(nv_index) = known.iter().rev().find(|keys| keys.ak_name() == ak).map(LogKeys::nv_index)
-        else {
-            let message = format!("checkpoints of the audit log begin, by AK {ak}");
-            return self.create_index(tpm, ak, Event::AuditIndexCreated, &message).await;
-        };
-        let AuditIndexState::Value(value) = tpm.audit_index_state(nv_index).await? else {
-            let message =
-                format!("checkpoint.json and the NV index {nv_index:#x} are missing; a new index is used");
-            return self.create_index(tpm, ak, Event::AuditIndexChanged, &message).await;
-        };
-        let value = HEXLOWER.encode(&value);
-        let (ak, log) = (ak.to_owned(), String::new());
-        let file = CheckpointFile { ak, nv_index, value, log, seq: 0, at: None, pending: None };
-        self.write(&file).await?;
-        let message = format!(
-            "checkpoint.json is missing, so that the NV index {nv_index:#x} cannot be compared with the last checkpoint"
-        );
-        record_completed(&self.deps.audit, Event::AuditIndexChanged, &message).await;
-        Ok(file)
-    }
-
-    /// Compares the value of the index with the one that the last checkpoint has left.
-    async fn check_index(
-        &mut self,
-        tpm: &Tpm,
-        ak: &str,
-        file: CheckpointFile,
-    ) -> Result<CheckpointFile, Error> {
-        let index = file.nv_index;
-        let after = format!("after the checkpoint of record {}", file.seq);
-        let gone = match tpm.audit_index_state(index).await? {
-            AuditIndexState::Value(value) if is_expected(&file, &value) => return Ok(file),
-            AuditIndexState::Value(value) => {
-                let message = format!(
-                    "the NV index {index:#x} has another value than {after}: another program extended it, it was \
-                     defined again, or the state directory is an older copy"
-                );
-                let file = CheckpointFile { value: HEXLOWER.encode(&value), pending: None, ..file };
-                self.write(&file).await?;
-                record_completed(&self.deps.audit, Event::AuditIndexChanged, &message).await;
-                return Ok(file);
-            }
-            AuditIndexState::Absent => "was deleted",
-            AuditIndexState::Unwritten => "was deleted and defined again",
-            AuditIndexState::Foreign => "was deleted and defined otherwise",
-        };
-        let message = format!("the NV index {index:#x} {gone} {after}; checkpoints go on with a new one");
-        self.create_index(tpm, ak, Event::AuditIndexChanged, &message).await
-    }
-
-    async fn create_index(
-        &mut self,
-        tpm: &Tpm,
-        ak: &str,
-        event: Event,
-        message: &str,
-    ) -> Result<CheckpointFile, Error> {
-        let nv_index = tpm.create_audit_index().await?;
-        let file = CheckpointFile {
-            ak: ak.to_owned(),
-            nv_index,
-            value: HEXLOWER.encode(&first_value()),
-            log: String::new(),
-            seq: 0,
-            at: None,
-            pending: None,
-        };
-        self.write(&file).await?;
-        record_completed(&self.deps.audit, event, &format!("{message}, in the NV index {nv_index:#x}")).await;
-        Ok(file)
     }
 
     /// Writes the public keys beside the log, so that a verifier who knows the AK's Name finds them.
@@ -239,11 +151,13 @@ impl Maker {
         Ok(keys)
     }
 
-    /// Completes a checkpoint that has extended the index, and whose end a crash or a slow TPM has prevented.
+    /// Completes a checkpoint that has extended the index, and whose end a crash or a slow TPM has prevented. One of a
+    /// file or a log that is not there any more has no place, and is dropped.
     async fn complete_pending(
         &mut self,
         signer: &Signer,
         file: CheckpointFile,
+        log_id: &[u8; 16],
     ) -> Result<CheckpointFile, Error> {
         let Some(pending) = file.pending.clone() else { return Ok(file) };
         let digest = decode(&pending.digest);
@@ -252,10 +166,32 @@ impl Maker {
             // It was not extended: the checkpoint that is made now takes its place.
             return Ok(CheckpointFile { pending: None, ..file });
         }
-        let line = complete(signer, &file, pending.clone(), digest).await?;
-        let path = self.deps.audit_dir.join(&pending.file);
-        tokio::task::spawn_blocking(move || append_earlier_checkpoint(&path, line)).await??;
-        self.finish(file, after, &pending).await
+        let is_written = pending.log == HEXLOWER.encode(log_id) && {
+            let line = complete(signer, &file, pending.clone(), digest).await?;
+            let path = self.deps.audit_dir.join(&pending.file);
+            tokio::task::spawn_blocking(move || append_earlier_checkpoint(&path, line)).await??
+        };
+        match is_written {
+            true => self.finish(file, after, &pending).await,
+            false => self.drop_pending(file, after, &pending).await,
+        }
+    }
+
+    async fn drop_pending(
+        &mut self,
+        file: CheckpointFile,
+        value: [u8; 32],
+        dropped: &PendingCheckpoint,
+    ) -> Result<CheckpointFile, Error> {
+        let file = CheckpointFile { value: HEXLOWER.encode(&value), pending: None, ..file };
+        self.write(&file).await?;
+        let message = format!(
+            "the NV index {:#x} was extended for a checkpoint of record {}, which is dropped: {}, beside which it \
+             belongs, was removed or moved, or has another log now",
+            file.nv_index, dropped.seq, dropped.file
+        );
+        record_completed(&self.deps.audit, Event::AuditIndexChanged, &message).await;
+        Ok(file)
     }
 
     async fn finish(
@@ -282,7 +218,7 @@ impl Maker {
         }
     }
 
-    async fn write(&mut self, file: &CheckpointFile) -> Result<(), Error> {
+    pub(super) async fn write(&mut self, file: &CheckpointFile) -> Result<(), Error> {
         let (state_dir, written) = (self.deps.state_dir.clone(), file.clone());
         tokio::task::spawn_blocking(move || written.write(&state_dir)).await??;
         self.file = Some(file.clone());
@@ -327,15 +263,8 @@ async fn complete(
     Ok(CheckpointLine::new(note, file.ak.clone(), file.nv_index, before, signed(&after)))
 }
 
-/// Whether the index has the value that the last checkpoint left, or the one that a pending checkpoint leaves.
-fn is_expected(file: &CheckpointFile, value: &[u8; 32]) -> bool {
-    let last = decode(&file.value);
-    let pending = file.pending.as_ref().map(|pending| extended(&last, &decode(&pending.digest)));
-    *value == last || pending.as_ref() == Some(value)
-}
-
 /// A digest of the state file. One that is damaged is no value of the index.
-fn decode(text: &str) -> [u8; 32] {
+pub(super) fn decode(text: &str) -> [u8; 32] {
     HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
 }
 

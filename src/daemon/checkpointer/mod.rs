@@ -5,6 +5,7 @@
 
 mod deps;
 mod error;
+mod index;
 mod maker;
 mod state_file;
 
@@ -51,6 +52,7 @@ impl CheckpointHandle {
 
 async fn run(mut deps: CheckpointDeps, stop: CancellationToken) {
     let Some(settings) = deps.settings else { return stop.cancelled().await };
+    deps.audit.checkpoints().set_on();
     tokio::select! {
         () = stop.cancelled() => return,
         () = deps.issuer_first_attempt.wait() => {}
@@ -143,7 +145,7 @@ impl Attempts {
         let since = *self.failing_since.get_or_insert(now);
         self.delay = (self.delay * 2).clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
         self.not_before = Some(now + self.delay);
-        audit.checkpoints().set_problem(Some(error.to_string()));
+        audit.checkpoints().note_failure(error.to_string());
         if now - since >= REPORT_AFTER && !self.is_reported {
             self.is_reported = true;
             let message = format!("checkpoints of the audit log are delayed, and the log goes on: {error}");
@@ -152,7 +154,7 @@ impl Attempts {
     }
 
     async fn succeeded(&mut self, audit: &Audit) {
-        audit.checkpoints().set_problem(None);
+        audit.checkpoints().note_success();
         let reported = std::mem::take(self).is_reported;
         if reported {
             let message = "checkpoints of the audit log are made again";

@@ -1,4 +1,4 @@
-//! `checkpoint.json`: the NV index, its value after the last checkpoint, and a checkpoint that was begun.
+//! `checkpoint.json`: the NV index, its value after the last checkpoint, and what was begun: a new index, a checkpoint.
 //!
 //! The file says which value the index should have. It is not protected: who changes it causes an event at most.
 
@@ -30,9 +30,34 @@ pub(super) struct CheckpointFile {
     /// When the last checkpoint was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Timestamp>,
+    /// Why the index is being created; absent once it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creation: Option<IndexCreation>,
     /// A checkpoint that extends the index now, or has done so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<PendingCheckpoint>,
+}
+
+/// Why an index is created, for the record of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IndexCreation {
+    /// Whether the log had none before.
+    pub is_first: bool,
+    /// The text of the record, without the index.
+    pub message: String,
+}
+
+impl IndexCreation {
+    /// The first index of a log.
+    pub fn first(ak: &str) -> IndexCreation {
+        IndexCreation { is_first: true, message: format!("checkpoints of the audit log begin, by AK {ak}") }
+    }
+
+    /// An index in place of another one; `message` says what became of that.
+    pub fn again(message: String) -> IndexCreation {
+        IndexCreation { is_first: false, message }
+    }
 }
 
 /// A checkpoint that was begun.

@@ -19,8 +19,11 @@ use crate::revocation::Revocations;
 use crate::tpm::{Tpm, TpmConfig, TpmState};
 use crate::wire::status::TpmDescription;
 
-/// Delay before a failed attempt to open the TPM, to load the keys, or to get the RSA key is repeated.
-pub(super) const RETRY_DELAY: Duration = Duration::from_secs(2);
+/// Delay before a failed attempt to open the TPM, to load the keys, or to get a first RSA key is repeated: nothing is
+/// signed in the meantime.
+pub(super) const LOAD_RETRY_DELAY: Duration = Duration::from_secs(2);
+/// Delay before a failed step of issuing keys or RSA keys is repeated while the active key keeps signing.
+pub(super) const STEP_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// What the issuer supervisor is built from.
 pub(in crate::daemon) struct IssuerDeps {

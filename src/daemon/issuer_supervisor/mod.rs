@@ -9,8 +9,8 @@
 //! | load the keys | the keystore opens and the issuer is ready | accept state, recover |
 //! | rotate the keys | the daemon stops | rotate, create recovery key |
 //!
-//! A step that fails is retried after 2 s (10 s for issuing keys in the last phase); [`IssuerHandle`] publishes the
-//! cause.
+//! A step that fails is retried after 2 s, in the last phase after 10 s where the active key keeps signing;
+//! [`IssuerHandle`] publishes the cause.
 
 mod context;
 mod key_changes;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
-use super::context::IssuerContext;
+use super::context::{IssuerContext, STEP_RETRY_DELAY};
 use super::key_changes::{MAX_POLL_INTERVAL, Rotation, rotation_result};
 use super::rsa_creation::RsaCreation;
 use crate::agents::AgentSet;
@@ -24,8 +24,6 @@ use crate::issue::{
 use crate::keystore::{RecoveryKey, SealStatus};
 use crate::tpm::{StateKind, Tpm};
 
-/// Delay before a failed step is repeated.
-const RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Delay before the attempt to replace a revoked key is repeated: nothing is signed in the meantime.
 const URGENT_RETRY_DELAY: Duration = Duration::from_secs(1);
 
@@ -79,7 +77,7 @@ impl Rotation<'_> {
                 self.report_blocked(Some(e.to_string()));
                 let revocations = self.context.deps.revocations.current();
                 match self.keys.revoked_active_kids(&revocations).is_empty() {
-                    true => RETRY_DELAY,
+                    true => STEP_RETRY_DELAY,
                     false => URGENT_RETRY_DELAY,
                 }
             }

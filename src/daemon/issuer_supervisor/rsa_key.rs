@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::context::{IssuerContext, IssuerDeps, RETRY_DELAY};
+use super::context::{IssuerContext, IssuerDeps, LOAD_RETRY_DELAY, STEP_RETRY_DELAY};
 use super::key_changes::{MAX_POLL_INTERVAL, Rotation, rotation_result};
 use super::rsa_creation::WaitingCommand;
 use crate::daemon::watch_ext::set_if_changed;
@@ -41,7 +41,7 @@ impl Rotation<'_> {
     pub(super) async fn run_rsa_steps(&mut self) -> Duration {
         // Reported as what keeps issuing keys from their steps.
         if self.ensure_auditable().is_err() {
-            return RETRY_DELAY;
+            return self.rsa_retry_delay();
         }
         match self.advance_rsa_keys().await {
             Ok(pause) => {
@@ -51,8 +51,18 @@ impl Rotation<'_> {
             }
             Err(e) => {
                 self.report_rsa_blocked(Some(e.to_string()));
-                RETRY_DELAY
+                self.rsa_retry_delay()
             }
+        }
+    }
+
+    /// Delay before a failed step of the RSA keys is repeated: a short one while no key signs RS256.
+    fn rsa_retry_delay(&self) -> Duration {
+        let revocations = self.context.deps.revocations.current();
+        let active = self.keys.rsa_keys().and_then(RsaKeys::active_kid);
+        match active.filter(|kid| !revocations.blocks_key(kid)) {
+            Some(_) => STEP_RETRY_DELAY,
+            None => LOAD_RETRY_DELAY,
         }
     }
 
@@ -105,7 +115,7 @@ impl Rotation<'_> {
     pub(super) async fn add_rsa_key(&mut self, key: Result<RsaKeyBlob, tpm::Error>) {
         let waiting = std::mem::take(&mut self.rsa_creation.waiting);
         if let Err(e) = self.store_rsa_key(key, waiting.first()).await {
-            self.rsa_creation.retry_at = Some(Instant::now() + RETRY_DELAY);
+            self.rsa_creation.retry_at = Some(Instant::now() + self.rsa_retry_delay());
             self.rsa_creation.failure = Some(e.to_string());
             let e = Arc::new(e);
             for WaitingCommand { requested_by, reply, .. } in waiting {

@@ -5,7 +5,7 @@ use std::future::Future;
 
 use tokio::sync::mpsc;
 
-use super::context::{IssuerContext, IssuerDeps, RETRY_DELAY};
+use super::context::{IssuerContext, IssuerDeps, LOAD_RETRY_DELAY};
 use super::recovery::{Recovered, handle_command};
 use super::rotation::tenants_of;
 use super::rsa_key;
@@ -122,7 +122,7 @@ async fn wait_for_retry<T>(
     tokio::select! {
         () = context.stop.cancelled() => Some(StartupOutcome::Stopped),
         _ = wakeup => None,
-        () = tokio::time::sleep(RETRY_DELAY) => None,
+        () = tokio::time::sleep(LOAD_RETRY_DELAY) => None,
         Some(command) = commands.recv() => {
             handle_command(context, tpm, command).await.map(|recovered| match recovered {
                 Recovered::Migrated(tpm) => StartupOutcome::Migrated(tpm),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::context::{IssuerContext, IssuerDeps, IssuerStatusSender, RETRY_DELAY};
+use super::context::{IssuerContext, IssuerDeps, IssuerStatusSender, LOAD_RETRY_DELAY};
 use super::rotation::rotate_keys;
 use super::startup::{StartupOutcome, load_keys};
 use crate::daemon::component::ComponentTask;
@@ -130,7 +130,7 @@ async fn open_tpm(context: &IssuerContext) -> Option<Tpm> {
 /// Waits for the retry delay. `None` once the daemon stops.
 async fn sleep_or_stop(stop: &CancellationToken) -> Option<()> {
     tokio::select! {
-        () = tokio::time::sleep(RETRY_DELAY) => Some(()),
+        () = tokio::time::sleep(LOAD_RETRY_DELAY) => Some(()),
         () = stop.cancelled() => None,
     }
 }

@@ -67,7 +67,7 @@ impl IssuingKeys {
             }
         };
         self.keys.next = None;
-        self.set_back_count = self.clock.set_back_count();
+        self.timer.settle();
         changes.push(KeyChange::Activated { kid: key.kid().to_owned() });
         let revoked = std::mem::replace(&mut self.keys.active, key);
         changes.push(KeyChange::Revoked { kid: revoked.kid().to_owned() });

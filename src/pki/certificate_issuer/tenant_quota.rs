@@ -24,7 +24,8 @@ impl CertificateIssuer {
             self.issued_certificates().check_together(&host.spiffe_ids_of_tenant(tenant), quota, now);
         checked.map_err(|retry_after| {
             let message = format!("the agents of this tenant have {quota} certificates, which is its quota");
-            Refusal { retry_after: Some(retry_after), ..refusal(permit, ErrorCode::SlowDown, message) }
+            let refusal = refusal(permit, ErrorCode::SlowDown, message).imposed();
+            Refusal { retry_after: Some(retry_after), ..refusal }
         })
     }
 }

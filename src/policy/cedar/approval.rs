@@ -67,7 +67,10 @@ impl PolicySnapshot {
         let verdict = active.set.evaluate(&question);
         match refusal_reason(&verdict, self.requires_permit()) {
             None => Ok(Approval { set: Some(active.id.clone()) }),
-            Some(reason) => Err(Refusal::new(ErrorCode::AccessDenied, reason).at(Stage::Context)),
+            Some(reason) => {
+                let refusal = Refusal::new(ErrorCode::AccessDenied, reason).at(Stage::Context);
+                Err(if verdict.answer == Answer::Error { refusal.imposed() } else { refusal })
+            }
         }
     }
 }

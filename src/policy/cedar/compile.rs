@@ -16,8 +16,11 @@ use super::source::{PolicyFile, PolicySources};
 
 /// Faults of one file that are reported.
 const MAX_FAULTS_OF_FILE: usize = 50;
-/// Faults of one file that are compared with each other.
+/// Faults of one file that are compared with each other, and its warnings: the line of each is counted from the
+/// beginning of the file.
 const MAX_COMPARED_FAULTS: usize = 1_000;
+/// Length of the longest `@id` in bytes: each refusal by the policy, and its record, has it.
+const MAX_ID_LEN: usize = 256;
 
 /// Parses and checks the files. Blocking: takes about 50 us for each policy.
 ///
@@ -67,9 +70,15 @@ impl<'a> FileCheck<'a> {
 
     fn run(mut self, validator: &Validator) -> FileCheck<'a> {
         let source = &self.file.source;
+        if let Some(at) = lone_carriage_return(source.text()) {
+            let message = "has a carriage return that is not part of a line break: it ends a comment, but editors show \
+                           what follows as if it were in the comment; remove it";
+            self.faults.push(source.diagnostic(at..at, message));
+            return self;
+        }
         if let Some(span) = first_too_complex(source.text()) {
-            let message = "the policy is too complex: it has more than 32 brackets within each other, or more \
-                           than 2000 operators; split it into several";
+            let message = "the policy is too complex: it has more than 32 brackets within each other (records count \
+                           until the condition ends), or more than 2000 operators and brackets; split it into several";
             self.faults.push(source.diagnostic(span, message));
             return self;
         }
@@ -81,7 +90,7 @@ impl<'a> FileCheck<'a> {
                 return self;
             }
         };
-        for template in parsed.templates() {
+        for template in parsed.templates().take(MAX_FAULTS_OF_FILE) {
             let span = span_of(template.as_ref().loc().map(|loc| loc.start()));
             let message = "is a template (it has ?principal or ?resource), which nothing fills in; name the \
                            principal or resource";
@@ -95,9 +104,15 @@ impl<'a> FileCheck<'a> {
             let same_line = policies_of_line.entry(line).or_default();
             *same_line += 1;
             let suffix = if *same_line == 1 { String::new() } else { format!("#{same_line}") };
+            let name = policy.annotation("id").map(str::to_owned);
+            if name.as_ref().is_some_and(|name| name.len() > MAX_ID_LEN) {
+                let message = format!("the @id of the policy is longer than {MAX_ID_LEN} bytes; shorten it");
+                self.faults.push(source.diagnostic(start..start, message));
+                continue;
+            }
             let info = PolicyInfo {
                 id: format!("{}:{line}{suffix}", self.file.name),
-                name: policy.annotation("id").map(str::to_owned),
+                name,
                 file: self.file.name.clone(),
                 line,
                 effect: policy.effect(),
@@ -121,13 +136,21 @@ impl<'a> FileCheck<'a> {
         };
         let result = validator.validate(&policies, ValidationMode::Strict);
         // The same fault is found for each action of a policy.
-        for fault in result.validation_errors().map(|error| fault(source, error, "")) {
-            if !self.faults.contains(&fault) && self.faults.len() < MAX_COMPARED_FAULTS {
+        for error in result.validation_errors().take(MAX_COMPARED_FAULTS) {
+            let fault = fault(source, error, "");
+            if !self.faults.contains(&fault) {
                 self.faults.push(fault);
             }
         }
-        self.warnings.extend(result.validation_warnings().map(|warning| fault(source, warning, "")));
+        let warnings = result.validation_warnings().take(MAX_COMPARED_FAULTS);
+        self.warnings.extend(warnings.map(|warning| fault(source, warning, "")));
     }
+}
+
+/// The place of a carriage return that no line feed follows.
+fn lone_carriage_return(text: &str) -> Option<usize> {
+    let mut returns = text.match_indices('\r').map(|(at, _)| at);
+    returns.find(|at| text.as_bytes().get(at + 1) != Some(&b'\n'))
 }
 
 /// The diagnostic of Cedar at the line of its first label, with its help.

@@ -92,6 +92,8 @@ impl PolicySet {
             posture: needs.has(Attribute::Posture),
             assurance: needs.has(Attribute::Assurance),
             exe_sha256: needs.has(Attribute::ExeSha256),
+            scopes: needs.has(Attribute::Scopes),
+            ttl: needs.has(Attribute::Ttl),
         }
     }
 }
@@ -327,7 +329,7 @@ mod tests {
         ];
         assert_eq!(texts, expected);
         assert_eq!((changes.added.len(), changes.changed.len(), changes.removed.len()), (1, 2, 1));
-        let long = named(&"é".repeat(500), 1);
+        let long = named(&"é".repeat(120), 1);
         let changes = PolicyChanges::between(None, set(&[("x.cedar", &long)]).as_ref(), false);
         let description = &changes.rights.changes[0].description;
         assert!(description.ends_with("…: new forbid") && description.chars().count() < 130, "{description}");
@@ -340,7 +342,11 @@ mod tests {
         };
         let attributes =
             |roles, owner| EvaluatedAttributes { roles, owner, ..EvaluatedAttributes::default() };
-        assert_eq!(evaluated("context.ttl > 60"), attributes(false, false));
+        let none = attributes(false, false);
+        assert_eq!(evaluated("context.time.hour > 6"), none);
+        assert_eq!(evaluated("context.ttl > 60"), EvaluatedAttributes { ttl: true, ..none });
+        let scopes = EvaluatedAttributes { scopes: true, ..none };
+        assert_eq!(evaluated("context.scopes.contains(\"admin\")"), scopes);
         assert_eq!(evaluated("principal.roles.isEmpty()"), attributes(true, false));
         assert_eq!(evaluated("principal in Role::\"r\""), attributes(true, false));
         assert_eq!(evaluated("principal has owner"), attributes(false, true));
@@ -350,6 +356,8 @@ mod tests {
             posture: true,
             assurance: true,
             exe_sha256: true,
+            scopes: true,
+            ttl: true,
         };
         assert_eq!(evaluated("principal has \"own\\u{65}r\""), all);
         assert!(evaluated("context.posture == \"off\" || context.assurance == \"tpm\"").posture);

@@ -1,11 +1,17 @@
 //! Bounds the depth of expressions before they are parsed: the parser and the engine's destructors recurse
 //! without a bound, and a stack that overflows ends the daemon.
+//!
+//! The text is read as Cedar's lexer reads it. After a syntax error the parser goes on: it leaves out tokens until one
+//! fits, closing brackets among them, and what follows is then within the bracket that was to be closed. It never
+//! leaves out a `)` or `]` that closes the innermost bracket, but the `}` of a record. A bracket of another kind
+//! therefore closes nothing here, and a record counts until the outermost bracket around it is closed.
 
 use std::ops::Range;
 
 /// Brackets and `if` within each other.
 const MAX_DEPTH: usize = 32;
-/// Characters of operators in one policy, `&&` being two: each can make an expression one level deeper.
+/// Characters of operators in one policy, `&&` being two, and its opening brackets: each can make an expression one
+/// level deeper, as in `a["b"]["c"]`, and so can each condition of a policy.
 const MAX_OPERATORS: usize = 2_000;
 
 /// Brackets and operators of a policy that further recursions may walk: a tenth of what a stack bears.
@@ -24,7 +30,7 @@ pub(super) fn is_simple(text: &str) -> bool {
 
 fn first_beyond(text: &str, max_depth: usize, max_operators: usize) -> Option<Range<usize>> {
     let bytes = text.as_bytes();
-    let (mut depth, mut ifs, mut operators) = (0_usize, 0_usize, 0_usize);
+    let mut policy = Nesting::default();
     let mut at = 0;
     while let Some(byte) = bytes.get(at) {
         let start = at;
@@ -32,25 +38,60 @@ fn first_beyond(text: &str, max_depth: usize, max_operators: usize) -> Option<Ra
         match byte {
             b'"' => at = end_of_string(bytes, at),
             b'/' if bytes.get(at) == Some(&b'/') => at = end_of_line(bytes, at),
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            b';' => (depth, ifs, operators) = (0, 0, 0),
-            b'.' | b'&' | b'|' | b'+' | b'-' | b'*' | b'!' | b'<' | b'=' | b'>' => operators += 1,
+            b'(' | b'[' | b'{' => policy.open(*byte),
+            b')' => policy.close(b'('),
+            b']' => policy.close(b'['),
+            b'}' => policy.close(b'{'),
+            b';' => policy = Nesting::default(),
+            b'.' | b'&' | b'|' | b'+' | b'-' | b'*' | b'/' | b'%' | b'!' | b'<' | b'=' | b'>' => {
+                policy.operators += 1;
+            }
             b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
                 at = end_of_word(bytes, at);
                 match &bytes[start..at] {
-                    b"if" => ifs += 1,
-                    b"has" | b"in" | b"is" | b"like" => operators += 1,
+                    b"if" => policy.ifs += 1,
+                    b"has" | b"in" | b"is" | b"like" => policy.operators += 1,
                     _ => {}
                 }
             }
             _ => {}
         }
-        if depth + ifs > max_depth || operators > max_operators {
+        if policy.depth + policy.ifs > max_depth || policy.operators > max_operators {
             return Some(start..at);
         }
     }
     None
+}
+
+/// What makes one policy deep.
+#[derive(Default)]
+struct Nesting {
+    /// The brackets that are open, by their opening characters.
+    open: Vec<u8>,
+    /// How many brackets the parser may have within each other, at most.
+    depth: usize,
+    ifs: usize,
+    operators: usize,
+}
+
+impl Nesting {
+    fn open(&mut self, bracket: u8) {
+        self.open.push(bracket);
+        self.depth += 1;
+        self.operators += 1;
+    }
+
+    fn close(&mut self, bracket: u8) {
+        if self.open.last() != Some(&bracket) {
+            return;
+        }
+        self.open.pop();
+        match (self.open.is_empty(), bracket) {
+            (true, _) => self.depth = 0,
+            (false, b'{') => {}
+            (false, _) => self.depth -= 1,
+        }
+    }
 }
 
 /// The end of a string literal whose content begins at `at`.
@@ -66,7 +107,8 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
 }
 
 fn end_of_line(bytes: &[u8], at: usize) -> usize {
-    bytes[at..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |length| at + length)
+    let ends_line = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    bytes[at..].iter().position(ends_line).map_or(bytes.len(), |length| at + length)
 }
 
 fn end_of_word(bytes: &[u8], at: usize) -> usize {
@@ -95,6 +137,11 @@ mod tests {
         {
             assert!(first_too_complex(&text).is_some(), "{text:.20}");
         }
+        // Siblings are not within each other, and a record counts until the bracket around it is closed.
+        for text in ["f([(a)], {b: 1}) && ".repeat(30), "when { {a: 1} }".repeat(99)] {
+            assert_eq!(first_too_complex(&text), None, "{text:.20}");
+        }
+        assert!(first_too_complex(&format!("f({})", "{a: 1}, ".repeat(32))).is_some());
         for open in ["\"", "\"\\", "//", "a", "\"é\\"] {
             assert_eq!(first_too_complex(open), None);
         }
@@ -104,5 +151,25 @@ mod tests {
                 && !is_simple(&"&&".repeat(101))
                 && !is_simple(&"(".repeat(17))
         );
+    }
+
+    #[test]
+    fn a_comment_ends_where_that_of_the_engine_ends() {
+        for end in ["\n", "\r", "\r\n"] {
+            assert!(first_too_complex(&format!("// {end}{}", "(".repeat(33))).is_some(), "{end:?}");
+        }
+        for other in ["\t", "\u{b}", "\u{c}", "\u{85}", "\u{2028}", "\u{2029}"] {
+            assert_eq!(first_too_complex(&format!("// {other}{}", "(".repeat(33))), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_closing_bracket_that_the_parser_may_leave_out_closes_nothing() {
+        for text in ["[),", "[},", "(],", "({a}:", "{a}:", "{a}:[]", "{a: b c [, d]}:"] {
+            assert!(first_too_complex(&format!("permit (a == {}", text.repeat(33))).is_some(), "{text}");
+        }
+        for text in ["a[\"b\"]", "when { true }", "a % b", "a / b"] {
+            assert!(first_too_complex(&text.repeat(2_001)).is_some(), "{text}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Diagnostic, SourceFile, list_files};
+use crate::config::{Diagnostic, SourceFile, escape_unprintable, list_files};
 use crate::digest::sha256;
 
 /// Files of one directory.
@@ -37,6 +37,10 @@ pub(super) fn read(dir: &Path) -> Result<Option<PolicySources>, Vec<Diagnostic>>
     let (mut files, mut faults, mut total) = (Vec::new(), Vec::new(), 0);
     for path in paths.unwrap_or_default() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let Err(message) = check_name(&path, &name) {
+            faults.push(Diagnostic { file: dir.to_owned(), line: None, message });
+            continue;
+        }
         match SourceFile::read_up_to(&path, MAX_FILE_SIZE) {
             Ok(source) => {
                 total += source.text().len();
@@ -55,6 +59,15 @@ pub(super) fn read(dir: &Path) -> Result<Option<PolicySources>, Vec<Diagnostic>>
     }
     let sha256 = digest_of(&files);
     Ok((!files.is_empty()).then_some(PolicySources { dir: dir.to_owned(), files, sha256 }))
+}
+
+/// Records, messages and the digest have the name of each file.
+fn check_name(path: &Path, name: &str) -> Result<(), String> {
+    let shown = escape_unprintable(name);
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(name) if shown == name => Ok(()),
+        _ => Err(format!("has a file whose name cannot be displayed, {shown}; rename it")),
+    }
 }
 
 /// SHA-256 of, for each file in the order of the names: the name, a zero byte, the length of the content as

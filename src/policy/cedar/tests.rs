@@ -340,10 +340,43 @@ fn expressions_are_as_deep_as_the_stack_bears_and_deeper_ones_are_faults() {
     for text in [token_only(nested(30)), chain(10), ifs(30)] {
         assert_eq!(answer(&text).answer, Answer::Permit, "{text:.100}");
     }
-    for text in [nested(20_000), chain(20_000), ifs(20_000)] {
+    // Indices, conditions, and closing brackets that the parser leaves out after a syntax error.
+    let indices = |count: usize| rule(&format!("principal{} == 1", "[\"owner\"]".repeat(count)));
+    let conditions =
+        |count: usize| PERMIT.replace(';', &" when { context.posture != \"off\" }".repeat(count)) + ";";
+    let lists = |depth: usize| rule(&format!("{}1{}", "[),".repeat(depth), "]".repeat(depth)));
+    let records = |depth: usize| {
+        let (open, close) = ("{a}:".repeat(depth), "}".repeat(depth));
+        format!("permit (principal == {open}1{close}, action, resource);\n")
+    };
+    assert_eq!(answer(&conditions(30)).answer, Answer::Permit);
+    // At the limit, the engine refuses what it cannot read or evaluate, and its stack suffices.
+    for text in [lists(14), records(14), indices(1_990), conditions(490), chain(390)] {
+        let _ = read(&[("a.cedar", &text)]).map(|set| set.evaluate(&question(token())));
+    }
+    let texts = [indices(20_000), conditions(20_000), lists(20_000), records(20_000)];
+    for text in texts.into_iter().chain([nested(20_000), chain(20_000), ifs(20_000)]) {
         let fault = faults(&format!("{PERMIT}{text}"));
         assert!(fault.starts_with("/a.cedar:2: the policy is too complex"), "{fault:.200}");
     }
+}
+
+#[test]
+fn what_hides_from_the_reader_is_a_fault() {
+    let hidden = format!("{PERMIT}// harmless \rforbid (principal, action, resource);\n");
+    assert!(
+        faults(&hidden).starts_with("/a.cedar:2: has a carriage return that is not part of a line break")
+    );
+    assert!(faults(&format!("{PERMIT}\r")).starts_with("/a.cedar:2: has a carriage return"));
+    let windows = format!("// comment\r\n{PERMIT}").replace(";\n", ";\r\n");
+    assert_eq!(answer(&windows).answer, Answer::Permit);
+    for (name, shown) in [("a\u{1b}.cedar", "a\\u{1b}.cedar"), ("a\u{202e}.cedar", "a\\u{202e}.cedar")] {
+        let fault = read(&[(name, PERMIT)]).unwrap_err();
+        assert_eq!(fault, format!(": has a file whose name cannot be displayed, {shown}; rename it"));
+    }
+    let id = |length: usize| format!("{PERMIT}@id(\"{}\")\n{PERMIT}", "i".repeat(length));
+    assert_eq!(answer(&id(256)).answer, Answer::Permit);
+    assert_eq!(faults(&id(257)), "/a.cedar:2: the @id of the policy is longer than 256 bytes; shorten it");
 }
 
 /// Each block marked `cedar` in the guide.

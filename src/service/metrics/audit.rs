@@ -30,6 +30,21 @@ impl IdentityService {
         for (problem, is_present) in problems {
             exposition.add(&catalog::AUDIT_PROBLEM, [problem.into()], flag(is_present));
         }
+        self.add_checkpoints(exposition, last);
         exposition.add(&catalog::JOURNAL_DROPPED, [], self.audit.journal().dropped() as f64);
+    }
+
+    /// `last` is the number of the last record.
+    fn add_checkpoints(&self, exposition: &mut Exposition, last: u64) {
+        let report = self.audit.checkpoints().report();
+        if !report.is_on {
+            return;
+        }
+        if let Some(at) = report.at {
+            exposition.add(&catalog::AUDIT_CHECKPOINT_TIME, [], at.as_secs_f64());
+        }
+        let uncovered = last.saturating_sub(report.covered_to.unwrap_or_default());
+        exposition.add(&catalog::AUDIT_UNCOVERED, [], uncovered as f64);
+        exposition.add(&catalog::AUDIT_CHECKPOINT_FAILURES, [], report.failures as f64);
     }
 }

@@ -71,6 +71,9 @@ metrics! {
     AUDIT_WRITE_FAILURES = Counter "audit_write_failures" [] "Writes to the audit log that failed";
     AUDIT_WRITABLE = Gauge "audit_writable" [] "1 while the audit log can be written; nothing is issued while it cannot";
     AUDIT_PROBLEM = Gauge "audit_disk_problem" ["problem"] "1 for what is wrong with the disk of the audit log although it can be written";
+    AUDIT_CHECKPOINT_TIME = Gauge "audit_checkpoint_timestamp" in Seconds [] "When the TPM certified the last checkpoint of the audit log";
+    AUDIT_UNCOVERED = Gauge "audit_uncovered_records" [] "Records after the last checkpoint of the audit log";
+    AUDIT_CHECKPOINT_FAILURES = Counter "audit_checkpoint_failures" [] "Attempts to make a checkpoint of the audit log that failed";
     JOURNAL_DROPPED = Counter "journal_dropped_entries" [] "Journal entries that were dropped because the journal did not read in time";
 
     ANOMALY_ALERTS = Counter "anomaly_alerts" ["rule"] "Alerts of each rule for anomalies";

@@ -16,12 +16,20 @@ impl Tpm {
         self.call(|tpm| Ok(tpm.provisioned()?.1.clone())).await
     }
 
-    /// Defines an NV index of type extend, extends it for the first time, and returns its handle.
+    /// A handle at which no NV index is defined, for [`Tpm::create_audit_index`].
     ///
     /// # Errors
     /// [`Error::RequestFailed`] if all eight NV indices of its kind are taken.
-    pub async fn create_audit_index(&self) -> Result<u32, Error> {
-        self.call(|tpm| audit_index::create(tpm.provisioned()?.0)).await
+    pub async fn free_audit_index(&self) -> Result<u32, Error> {
+        self.call(|tpm| audit_index::first_free(tpm.provisioned()?.0)).await
+    }
+
+    /// Defines an NV index of type extend, and extends it for the first time. May be repeated after it was interrupted.
+    ///
+    /// # Errors
+    /// [`Error::RequestFailed`] if another program has the NV index, or it has checkpoints.
+    pub async fn create_audit_index(&self, index: u32) -> Result<(), Error> {
+        self.call(move |tpm| audit_index::create(tpm.provisioned()?.0, index)).await
     }
 
     /// What is at an NV index.

@@ -21,6 +21,7 @@ use std::str::{FromStr, Lines};
 use data_encoding::{BASE64, HEXLOWER};
 
 use super::super::error::Error;
+use super::files::MAX_SEQ;
 use super::merkle::Hash;
 use crate::clock::{Timestamp, parse_rfc3339};
 use crate::digest::sha256;
@@ -129,10 +130,10 @@ impl Checkpoint {
 fn read(text: &str) -> Option<Checkpoint> {
     let mut lines = text.lines();
     let origin = lines.next().filter(|origin| is_origin(origin))?.to_owned();
-    let size = number(lines.next()?)?;
+    let size = record_number(lines.next()?)?;
     let root = BASE64.decode(lines.next()?.as_bytes()).ok()?.try_into().ok()?;
-    let begins_after = number(value(&mut lines, "begins-after")?)?;
-    let seq = number(value(&mut lines, "seq")?)?;
+    let begins_after = record_number(value(&mut lines, "begins-after")?)?;
+    let seq = record_number(value(&mut lines, "seq")?)?;
     let head = HEXLOWER.decode(value(&mut lines, "head")?.as_bytes()).ok()?.try_into().ok()?;
     let time = parse_rfc3339(value(&mut lines, "time")?)?;
     let name = value(&mut lines, "reason")?;
@@ -154,6 +155,10 @@ fn read(text: &str) -> Option<Checkpoint> {
 
 fn value<'a>(lines: &mut Lines<'a>, name: &str) -> Option<&'a str> {
     lines.next()?.strip_prefix(name)?.strip_prefix(' ')
+}
+
+fn record_number(text: &str) -> Option<u64> {
+    number(text).filter(|number| *number <= MAX_SEQ)
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -213,6 +218,9 @@ mod tests {
         let others = [
             text.replace("1200\n", "01200\n"),
             text.replace("1200\n", "+1200\n"),
+            text.replace("1200\n", &format!("{}\n", MAX_SEQ + 1)),
+            text.replace("seq 1203", &format!("seq {}", u64::MAX)),
+            text.replace("begins-after 3", &format!("begins-after {}", u64::MAX)),
             text.replace("seq 1203", "seq  1203"),
             text.replace("rotation", "Rotation"),
             text.replace("0202", "AA02"),

@@ -8,13 +8,12 @@ use super::super::error::Error;
 use super::super::evidence::SignedAttestation;
 use super::super::tpm_structures::{AttestedInfo, ClockInfo};
 use super::checkpoint::{Checkpoint, after_binding, before_binding, extended, origin};
+use super::files::MAX_SEQ;
 use super::keys::{AUDIT_INDEX_SIZE, LogKeys};
 use super::merkle::{Frontier, Hash};
 use super::note::{MAX_NOTE_SIZE, unverified_text};
 use crate::json;
 
-/// The extension of the files.
-pub const CHECKPOINTS_EXTENSION: &str = "checkpoints";
 /// The longest line that is read, in bytes.
 pub const MAX_ENTRY_LEN: usize = MAX_NOTE_SIZE + 16 * 1024;
 
@@ -144,6 +143,10 @@ impl TreeState {
     }
 
     fn from_raw(raw: &RawTree) -> Option<TreeState> {
+        let are_numbers = [raw.begins_after, raw.seq, raw.size].iter().all(|number| *number <= MAX_SEQ);
+        if !are_numbers {
+            return None;
+        }
         let nodes: Option<Vec<Hash>> = raw.frontier.iter().map(|node| decode_hash(node)).collect();
         Some(TreeState {
             log_id: HEXLOWER.decode(raw.log.as_bytes()).ok()?.try_into().ok()?,

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::entries::{CHECKPOINTS_EXTENSION, Entry, MAX_ENTRY_LEN};
-use super::files::{Segment, file_name, open};
+use super::entries::{Entry, MAX_ENTRY_LEN};
+use super::files::{Segment, checkpoints_file, file_name, open};
 use super::lines::{LineReader, Place};
 
 /// Reads the lines of the file `N.checkpoints` beside a file of the log, if there is one.
@@ -16,7 +16,7 @@ pub(super) struct EntryReader {
 
 impl EntryReader {
     pub(super) fn open(segment: &Segment) -> io::Result<EntryReader> {
-        let path = segment.path.with_extension(CHECKPOINTS_EXTENSION);
+        let path = checkpoints_file(&segment.path);
         let lines = match open(&path) {
             Ok(file) => Some(LineReader::new(file)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,

@@ -46,6 +46,9 @@ pub enum FindingKind {
     NotCovered,
     /// The log does not contain a checkpoint that was seen earlier.
     RolledBack,
+    /// The records of a checkpoint that was seen earlier are not in the directory any more, so that it is not known
+    /// whether the log continues it.
+    KnownExpired,
 }
 
 /// One finding.

@@ -77,13 +77,17 @@ pub struct LogKeys {
 }
 
 impl LogKeys {
-    /// Reads a file of keys.
+    /// Reads a file of keys. Bytes after the last newline that are no keys are passed over: a crash of the machine left
+    /// them, and the daemon removes them at its next start.
     ///
     /// # Errors
     /// [`Error::Audit`] with the number of the first line that is not valid.
     pub fn parse_file(text: &[u8]) -> Result<Vec<LogKeys>, Error> {
-        let lines =
-            text.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+        let end_of_lines = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let (whole, rest) = text.split_at(end_of_lines);
+        let whole = whole.split_inclusive(|byte| *byte == b'\n');
+        let rest = json::from_object::<KeysLine>(rest).is_ok().then_some(rest);
+        let lines = whole.chain(rest).enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
         lines
             .map(|(at, line)| {
                 let with_line =

@@ -5,6 +5,7 @@ use data_encoding::HEXLOWER;
 use super::super::error::Error;
 use super::checkpoint::Checkpoint;
 use super::entries::TreeState;
+use super::finding::FindingKind;
 use super::keys::LogKeys;
 use super::note::unverified_text;
 use super::scan::Head;
@@ -51,15 +52,30 @@ impl KnownCheckpoints {
         differences
     }
 
-    /// Says of each that was not found what that means.
-    pub(super) fn not_found(&self) -> Vec<String> {
+    /// Says of each that was not found what that means for a log that has the records from `first` to `last`.
+    pub(super) fn not_found(&self, first: u64, last: u64) -> Vec<(FindingKind, String)> {
         let lost = self.0.iter().filter(|known| !known.is_found);
-        lost.map(|known| {
-            format!(
-                "a checkpoint of record {} was seen earlier, which this log does not reach: it is an older copy, or \
-                 another log",
-                known.checkpoint.seq
-            )
+        lost.map(|Known { checkpoint, .. }| {
+            let seq = checkpoint.seq;
+            if seq < first {
+                let text = format!(
+                    "a checkpoint of record {seq} was seen earlier, and the files with the records up to that are \
+                     not in the directory, which begins with record {first}: it cannot be compared. Name a later \
+                     note, or add the older files"
+                );
+                return (FindingKind::KnownExpired, text);
+            }
+            let text = match seq <= last {
+                true => format!(
+                    "a checkpoint of record {seq} was seen earlier, and this log has another history there: it is \
+                     another log"
+                ),
+                false => format!(
+                    "a checkpoint of record {seq} was seen earlier, which this log does not reach: it is an older \
+                     copy, or another log"
+                ),
+            };
+            (FindingKind::RolledBack, text)
         })
         .collect()
     }

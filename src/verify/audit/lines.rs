@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use data_encoding::HEXLOWER;
 use serde::Deserialize;
 
+use super::files::MAX_SEQ;
 use super::merkle::Hash;
 use crate::json;
 
@@ -120,7 +121,7 @@ fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
 pub(super) fn parse(line: &[u8]) -> Option<ChainMembers> {
     let raw: RawMembers<'_> = json::from_object(line).ok()?;
     let prev = HEXLOWER.decode(raw.prev.as_bytes()).ok()?.try_into().ok()?;
-    let is_record = raw.v == 1 && raw.seq > 0;
+    let is_record = raw.v == 1 && (1..=MAX_SEQ).contains(&raw.seq);
     is_record.then(|| ChainMembers { seq: raw.seq, prev, event: raw.event.unwrap_or_default().into_owned() })
 }
 
@@ -179,6 +180,12 @@ mod tests {
                 assert!(line[place..].starts_with(b"\"time\":"));
             }
             assert!(is_event(line, "x") && !is_event(line, "") && !is_event(line, "xy"));
+        }
+        for (seq, is_number) in
+            [(0, false), (1, true), (MAX_SEQ, true), (MAX_SEQ + 1, false), (u64::MAX, false)]
+        {
+            let line = format!("{{\"v\":1,\"seq\":{seq},\"prev\":\"{}\"}}", "ab".repeat(32));
+            assert_eq!(parse(line.as_bytes()).is_some(), is_number, "{seq}");
         }
         assert!(!begins_as_next(b"{\"v\":1,\"seq\":1,\"prev\":\"", 1, &[0; 32]));
         for line in [&b"[1,1]"[..], b"{}", b"", b"{\"v\":2,\"seq\":1,\"prev\":\"00\"}", b"\xff"] {

@@ -22,7 +22,10 @@ pub use checkpoint::{
     Checkpoint, CheckpointReason, after_binding, before_binding, extended, first_extension, first_value,
     origin,
 };
-pub use entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState, VerifiedCheckpoint};
+pub use entries::{CheckpointLine, Entry, TreeState, VerifiedCheckpoint};
+pub use files::{
+    CHECKPOINTS_EXTENSION, LOG_EXTENSION, MAX_SEQ, checkpoints_file, first_seq, has_log_files, log_file_name,
+};
 pub use finding::{AuditReport, Finding, FindingKind, Severity};
 pub use keys::{
     AUDIT_INDEX_SIZE, AUDIT_INDICES, KEYS_FILE, KeysLine, LogKeys, MAX_KEYS_SIZE, audit_index_name,

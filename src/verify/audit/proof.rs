@@ -9,8 +9,8 @@ use data_encoding::{BASE64, HEXLOWER};
 
 use super::super::error::Error;
 use super::checkpoint::Checkpoint;
-use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
-use super::files::{Segment, open, segments};
+use super::entries::{CheckpointLine, Entry, TreeState};
+use super::files::{Segment, checkpoints_file, open, segments};
 use super::lines::{LineReader, Place, parse};
 use super::merkle::{Hash, ProofBuilder, is_consistent, is_included, leaf_hash};
 use super::note::unverified_text;
@@ -249,7 +249,7 @@ impl Log {
 
 /// Calls `each` with the valid entries beside a file of the log.
 fn for_entries(segment: &Segment, mut each: impl FnMut(Entry)) -> Result<(), ProofError> {
-    let mut lines = match open(&segment.path.with_extension(CHECKPOINTS_EXTENSION)) {
+    let mut lines = match open(&checkpoints_file(&segment.path)) {
         Ok(file) => LineReader::new(file),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e.into()),

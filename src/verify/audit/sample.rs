@@ -12,7 +12,8 @@ use super::super::evidence::SignedAttestation;
 use super::checkpoint::{
     Checkpoint, CheckpointReason, after_binding, before_binding, extended, first_value, origin,
 };
-use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
+use super::entries::{CheckpointLine, Entry, TreeState};
+use super::files::{checkpoints_file, log_file_name};
 use super::keys::{AUDIT_INDICES, KeysLine, LogKeys, audit_index_name};
 use super::merkle::{Frontier, Hash, leaf_hash};
 use crate::clock::Timestamp;
@@ -57,6 +58,14 @@ impl SampleTpm {
         let certification = tpm.attest(0x8017, &[], &certify[2..]);
         tpm.line = KeysLine::new(HOST, &tpm.ak_public, &host_public, certification, AUDIT_INDICES.start);
         tpm
+    }
+
+    /// Goes on with another index of the same TPM.
+    pub(super) fn use_index(&mut self, nv_index: u32) {
+        self.nv_index = nv_index;
+        let mut line = serde_json::to_value(&self.line).unwrap();
+        line["nv_index"] = nv_index.into();
+        self.line = serde_json::from_value(line).unwrap();
     }
 
     pub(super) fn keys(&self) -> LogKeys {
@@ -165,6 +174,9 @@ pub(super) struct SampleLog {
     pub(super) state: TreeState,
     pub(super) path: PathBuf,
     pub(super) now: u64,
+    /// What its checkpoints say of themselves.
+    pub(super) reason: CheckpointReason,
+    pub(super) every_seconds: u64,
 }
 
 impl SampleLog {
@@ -177,8 +189,9 @@ impl SampleLog {
             head: [0; 32],
             frontier: Frontier::default(),
         };
-        let path = dir.path().join(format!("{:020}.jsonl", 1));
-        let mut log = SampleLog { dir, tpm: SampleTpm::new(), state, path, now: START };
+        let path = dir.path().join(log_file_name(1));
+        let (tpm, reason) = (SampleTpm::new(), CheckpointReason::Time);
+        let mut log = SampleLog { dir, tpm, state, path, now: START, reason, every_seconds: 3600 };
         log.begin_file();
         log
     }
@@ -195,12 +208,12 @@ impl SampleLog {
     }
 
     pub(super) fn entries(&self) -> PathBuf {
-        self.path.with_extension(CHECKPOINTS_EXTENSION)
+        checkpoints_file(&self.path)
     }
 
     /// Begins the next file.
     pub(super) fn begin_file(&mut self) {
-        self.path = self.dir.path().join(format!("{:020}.jsonl", self.state.seq + 1));
+        self.path = self.dir.path().join(log_file_name(self.state.seq + 1));
         File::create(&self.path).unwrap();
         self.append_entry(&Entry::Tree(self.state.clone()));
     }
@@ -240,9 +253,9 @@ impl SampleLog {
             seq: self.state.seq,
             head: self.state.head,
             time: Timestamp::from_secs(self.now),
-            reason: CheckpointReason::Time,
+            reason: self.reason,
             every_records: 100,
-            every_seconds: 3600,
+            every_seconds: self.every_seconds,
         }
     }
 

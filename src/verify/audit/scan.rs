@@ -2,6 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::entries::TreeState;
+use super::files::MAX_SEQ;
 use super::finding::{FindingKind, Severity};
 use super::lines::{ChainMembers, TimeText, begins_as_next, is_event, parse, time};
 use super::merkle::{Hash, leaf_hash};
@@ -90,7 +91,7 @@ impl Scan {
         let Some(head) = self.head else {
             return parse(line).map(|members| members.seq).ok_or(Break::NotARecord);
         };
-        if begins_as_next(line, head.seq + 1, &head.digest) {
+        if head.seq < MAX_SEQ && begins_as_next(line, head.seq + 1, &head.digest) {
             return Ok(head.seq + 1);
         }
         let members = parse(line).ok_or(Break::NotARecord)?;
@@ -130,11 +131,8 @@ impl Scan {
         std::mem::take(&mut self.jumps)
     }
 
-    /// What differs between a checkpoint and the records so far.
-    pub(super) fn compare(&self, checkpoint: &Checkpoint) -> Option<String> {
-        let Some(tree) = &self.tree else {
-            return Some("the state of the tree is missing before this checkpoint".to_owned());
-        };
+    /// What differs between a checkpoint and the records so far, of which this is the tree.
+    pub(super) fn compare(&self, tree: &TreeState, checkpoint: &Checkpoint) -> Option<String> {
         let seq = checkpoint.seq;
         if self.head != Some(Head { seq, digest: checkpoint.head }) {
             return Some(format!("record {seq} is not the one that the TPM certified"));

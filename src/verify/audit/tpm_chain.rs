@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::tpm_structures::ClockInfo;
-use super::checkpoint::{CheckpointReason, first_value};
+use super::checkpoint::first_value;
 use super::entries::VerifiedCheckpoint;
 use super::finding::{FindingKind, Severity};
 use super::merkle::Hash;
@@ -14,7 +14,8 @@ const CLOCK_TOLERANCE: f64 = 0.16;
 const CLOCK_LEEWAY: Duration = Duration::from_secs(120);
 /// A checkpoint is late if it was made after this multiple of the interval that the one before it names.
 const LATE_FACTOR: u32 = 2;
-const LATE_LEEWAY: Duration = Duration::from_secs(60);
+/// The next daemon may have another interval, and makes its first checkpoint up to 10 minutes after the last one.
+const LATE_LEEWAY: Duration = Duration::from_secs(660);
 
 /// A finding without its place.
 pub(super) type Found = (Severity, FindingKind, String);
@@ -28,7 +29,8 @@ struct Previous {
     clock: ClockInfo,
     time: Timestamp,
     seq: u64,
-    reason: CheckpointReason,
+    /// The time after which it says that the next one is due.
+    every: Duration,
 }
 
 /// The sequence of checkpoints, as the TPM saw it.
@@ -42,7 +44,7 @@ pub(super) struct NextCheckpoint<'a> {
     pub(super) ak: &'a str,
     pub(super) nv_index: u32,
     pub(super) verified: &'a VerifiedCheckpoint,
-    /// Whether the directory has the records from the beginning of the log on.
+    /// Whether the directory has the records from the beginning of the log on, and so the first checkpoint.
     pub(super) has_beginning: bool,
     /// The time of the first record after the checkpoint before, if there is one.
     pub(super) first_uncovered: Option<Timestamp>,
@@ -70,7 +72,8 @@ impl TpmChain {
                         previous.seq
                     ),
                 ));
-                check_first(before, next.has_beginning, &mut found);
+                // The directory has what was before, and a new index begins with its first value.
+                check_first(before, true, &mut found);
             }
             None => check_first(before, next.has_beginning, &mut found),
         }
@@ -81,7 +84,7 @@ impl TpmChain {
             clock: *clock_after,
             time: checkpoint.time,
             seq: checkpoint.seq,
-            reason: checkpoint.reason,
+            every: Duration::from_secs(checkpoint.every_seconds),
         });
         found
     }
@@ -147,15 +150,18 @@ fn check_times(previous: &Previous, next: &NextCheckpoint<'_>, found: &mut Vec<F
             found.push((Severity::Warning, FindingKind::TpmClock, text));
         }
     }
-    let due = Duration::from_secs(checkpoint.every_seconds).saturating_mul(LATE_FACTOR) + LATE_LEEWAY;
+    // The one before has said when this one is due. Its interval may be any number.
+    let due = previous.every.saturating_mul(LATE_FACTOR).saturating_add(LATE_LEEWAY);
     let waited = next.first_uncovered.map(|first| checkpoint.time.since(first)).unwrap_or_default();
-    if waited > due && previous.reason != CheckpointReason::Stop {
+    // After a stop, the first record is that of the next start, which has a checkpoint within 10 minutes: a daemon that
+    // does not run leaves no gap.
+    if waited > due {
         let text = format!(
             "{} s passed between the first record after the checkpoint of record {} and this checkpoint, although one \
              is due every {} s: the records between could have been written at any time before it",
             waited.as_secs(),
             previous.seq,
-            checkpoint.every_seconds
+            previous.every.as_secs()
         );
         found.push((Severity::Warning, FindingKind::CheckpointLate, text));
     }

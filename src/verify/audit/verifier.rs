@@ -1,17 +1,19 @@
 //! Verifies the directory of an audit log.
 
+mod entries;
+
 use std::io;
 use std::path::Path;
 
-use super::entries::{CHECKPOINTS_EXTENSION, CheckpointLine, Entry, TreeState};
+use super::entries::Entry;
 use super::entry_reader::EntryReader;
-use super::files::{Segment, file_name, named, open, segments, with_path};
+use super::files::{CHECKPOINTS_EXTENSION, Segment, file_name, named, open, segments, with_path};
 use super::finding::{AuditReport, Finding, FindingKind, Severity};
 use super::keys::LogKeys;
 use super::known::KnownCheckpoints;
 use super::lines::{LineReader, Place, parse};
-use super::scan::{Break, Head, Scan, as_time};
-use super::tpm_chain::{NextCheckpoint, TpmChain};
+use super::scan::{Break, Head, Scan};
+use super::tpm_chain::TpmChain;
 use crate::digest::sha256;
 
 /// Bytes after which progress is reported.
@@ -48,7 +50,7 @@ pub fn verify_audit(
         known: KnownCheckpoints::default(),
         report: AuditReport { files: segments.len(), bytes: total, ..AuditReport::default() },
         has_beginning: false,
-        covered_time: None,
+        interval: None,
         progress,
         done: 0,
         total,
@@ -81,7 +83,7 @@ struct Verifier<'a> {
     report: AuditReport,
     has_beginning: bool,
     /// When the next checkpoint is due at the latest, as the last one says: records and seconds.
-    covered_time: Option<(u64, u64)>,
+    interval: Option<(u64, u64)>,
     progress: &'a mut dyn FnMut(u64, u64),
     done: u64,
     total: u64,
@@ -171,6 +173,10 @@ impl Verifier<'_> {
         let mut reported = 0;
         loop {
             self.take_entries(&mut entries)?;
+            if self.scan.records == 0 {
+                // The state with which the directory begins can be that of a checkpoint before it.
+                self.check_known();
+            }
             let place = lines.read().map_err(|e| with_path(&segment.path, &e))?;
             let number = lines.number;
             match place {
@@ -263,132 +269,6 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// Checks the entries that are of the records so far.
-    fn take_entries(&mut self, entries: &mut EntryReader) -> io::Result<()> {
-        let Some(head) = self.scan.head else { return Ok(()) };
-        while let Some(next) = entries.next_if_at_most(head.seq)? {
-            let (file, line) = (entries.name.clone(), entries.number());
-            match next {
-                Err(reason) => self.add(Severity::Bad, FindingKind::Checkpoint, (&file, line), None, reason),
-                Ok(Entry::Tree(state)) => self.check_tree(state, head, (&file, line)),
-                Ok(Entry::Checkpoint(checkpoint)) => self.check_checkpoint(&checkpoint, (&file, line)),
-            }
-        }
-        Ok(())
-    }
-
-    fn check_tree(&mut self, state: TreeState, head: Head, place: (&str, u64)) {
-        let mismatch = |text: &str| (Severity::Bad, FindingKind::CheckpointMismatch, text.to_owned());
-        let found = match &self.scan.tree {
-            _ if (state.seq, state.head) != (head.seq, head.digest) => {
-                Some(mismatch("the state of the tree is not of the record at which it stands"))
-            }
-            Some(tree) if tree.log_id == state.log_id => {
-                let is_same = tree.begins_after == state.begins_after && tree.frontier == state.frontier;
-                (!is_same).then(|| mismatch("the state of the tree is not that of the records before it"))
-            }
-            _ if state.frontier.size() == 0 && state.begins_after != state.seq => {
-                Some(mismatch("an empty tree says that it has records"))
-            }
-            Some(_) if state.frontier.size() > 0 => {
-                Some(mismatch("another log continues this one, and says that it has its records"))
-            }
-            Some(_) => Some((
-                Severity::Warning,
-                FindingKind::LogRestarted,
-                format!(
-                    "the tree begins again after record {}, with another log id: it could not be continued, as after \
-                     damage or a move of the log",
-                    head.seq
-                ),
-            )),
-            None => None,
-        };
-        if let Some((severity, kind, text)) = found {
-            let is_bad = severity == Severity::Bad;
-            self.add(severity, kind, place, Some(head.seq), text);
-            if is_bad {
-                return;
-            }
-        }
-        let is_same_log = self.scan.tree.as_ref().is_some_and(|tree| tree.log_id == state.log_id);
-        if !is_same_log {
-            self.scan.tree = Some(state);
-        }
-    }
-
-    fn check_checkpoint(&mut self, line: &CheckpointLine, place: (&str, u64)) {
-        if self.options.chain_only {
-            return;
-        }
-        let log_id = self.scan.tree.as_ref().map(|tree| tree.log_id);
-        let keys = self
-            .options
-            .keys
-            .iter()
-            .find(|keys| keys.ak_name() == line.ak && keys.nv_index() == line.nv_index);
-        let verified = match (keys, log_id) {
-            (None, _) => Err(format!(
-                "it is by an AK and an NV index that are not trusted: {}, {:#x}",
-                line.ak.escape_debug(),
-                line.nv_index
-            )),
-            (_, None) => Err("the state of the tree is missing before this checkpoint".to_owned()),
-            (Some(keys), Some(log_id)) => line.verify(keys, &log_id).map_err(|e| e.to_string()),
-        };
-        let seq = line.unverified().ok().map(|checkpoint| checkpoint.seq);
-        let verified = match verified {
-            Ok(verified) => verified,
-            Err(reason) => return self.add(Severity::Bad, FindingKind::Checkpoint, place, seq, reason),
-        };
-        if let Some(text) = self.scan.compare(&verified.checkpoint) {
-            return self.add(Severity::Bad, FindingKind::CheckpointMismatch, place, seq, text);
-        }
-        let first_uncovered = self.scan.first_uncovered.take();
-        let found = self.tpm.push(&NextCheckpoint {
-            ak: &line.ak,
-            nv_index: line.nv_index,
-            verified: &verified,
-            has_beginning: self.has_beginning && !self.options.partial,
-            first_uncovered: first_uncovered.as_ref().and_then(as_time),
-        });
-        for (severity, kind, text) in found {
-            self.add(severity, kind, place, seq, text);
-        }
-        let checkpoint = verified.checkpoint;
-        self.report.checkpoints += 1;
-        self.report.covered_to = Some(checkpoint.seq);
-        self.report.tree_from = Some(checkpoint.begins_after + 1);
-        self.report.checkpointed_at = Some(checkpoint.time.to_string());
-        self.report.note = Some(line.note.clone());
-        self.covered_time = Some((checkpoint.every_records, checkpoint.every_seconds));
-    }
-
-    /// Entries of records that the file does not have. A file that was begun and has no record yet may have the state
-    /// of the tree alone.
-    fn check_no_entries_left(
-        &mut self,
-        entries: &mut EntryReader,
-        next: Option<&Segment>,
-    ) -> io::Result<bool> {
-        let Some(entry) = entries.next_if_at_most(u64::MAX)? else { return Ok(true) };
-        let (file, line) = (entries.name.clone(), entries.number());
-        let last = self.scan.head.map(|head| head.seq).unwrap_or_default();
-        let seq = match &entry {
-            Ok(Entry::Checkpoint(line)) => line.unverified().ok().map(|checkpoint| checkpoint.seq),
-            Ok(Entry::Tree(state)) => Some(state.seq),
-            Err(_) => None,
-        };
-        let text = match (seq, next) {
-            (Some(seq), None) => format!("the log ends with record {last}, and this is of record {seq}"),
-            (Some(seq), Some(_)) => format!("the file ends with record {last}, and this is of record {seq}"),
-            (None, _) => entry.err().unwrap_or_default(),
-        };
-        let kind = if seq.is_some() { FindingKind::Truncated } else { FindingKind::Checkpoint };
-        self.add(Severity::Bad, kind, (&file, line), seq, text);
-        Ok(next.is_some())
-    }
-
     fn check_known(&mut self) {
         let (Some(tree), Some(head)) = (&self.scan.tree, self.scan.head) else { return };
         for text in self.known.compare(tree, head) {
@@ -411,8 +291,11 @@ impl Verifier<'_> {
         self.report.last_record = head.map(|head| head.seq);
         let name = last.map(Segment::name).unwrap_or_default();
         if self.report.is_valid() {
-            for text in self.known.not_found() {
-                self.add(Severity::Bad, FindingKind::RolledBack, (&name, 0), None, text);
+            let first = self.scan.first_seq.unwrap_or_default();
+            let last = self.report.last_record.unwrap_or_default();
+            // Who asks for the comparison must not be told that the log is valid without it.
+            for (kind, text) in self.known.not_found(first, last) {
+                self.add(Severity::Bad, kind, (&name, 0), None, text);
             }
         }
         self.check_missing_beginning();
@@ -436,7 +319,7 @@ impl Verifier<'_> {
         if count == 0 || self.options.chain_only {
             return;
         }
-        let (Some(covered), Some((records, seconds))) = (self.report.covered_to, self.covered_time) else {
+        let (Some(covered), Some((records, seconds))) = (self.report.covered_to, self.interval) else {
             let text = "no checkpoint covers these records: the log is from before checkpoints, or they were removed";
             self.add(Severity::Bad, FindingKind::NotCovered, (name, 0), None, text.to_owned());
             return;

@@ -158,9 +158,17 @@ impl Machine {
 
     #[track_caller]
     pub fn until_journaled(&self, what: &str) {
+        self.until_journaled_any(&[what]);
+    }
+
+    /// Waits until the journal has an entry with one of these texts.
+    #[track_caller]
+    pub fn until_journaled_any(&self, texts: &[&str]) {
         let Some(journald) = &self.journald else { return };
-        let matches = |entry: &Value| entry["MESSAGE"].as_str().is_some_and(|text| text.contains(what));
-        until_true(&format!("the journal has {what:?}"), || {
+        let matches = |entry: &Value| {
+            entry["MESSAGE"].as_str().is_some_and(|message| texts.iter().any(|text| message.contains(text)))
+        };
+        until_true(&format!("the journal has one of {texts:?}"), || {
             journald.entries(&["--identifier=hostbadged"]).iter().any(matches)
         });
     }

@@ -36,7 +36,7 @@ whoami_of() { as "$1" curl -sS --max-time 20 --unix-socket /run/hostbadge/agent.
 readers() { systemctl list-units --all --no-legend 'hostbadge-reader@*'; }
 no_readers() { [ -z "$(readers)" ]; }
 
-say "A user's own file system is not asked, and holds up nobody"
+say "A user's own file system is not asked, and delays no other caller"
 for number in 1 2 3 4; do
     run_served "stranger-$number" 0 as nobody unshare --user --map-root-user --mount
 done

@@ -29,8 +29,16 @@ expect active systemctl is-active hostbadged.service
 [ "$(systemctl show -P MainPID hostbadged.service)" != "$before" ] || fail "the daemon was not restarted"
 [ "$(stat -c %i /run/hostbadge/agent.sock)" = "$inode" ] || fail "the socket was created again"
 
-say "Removed"
+say "Removed, with what an administrator enabled"
+for unit in hostbadge-alert.socket hostbadge-metrics.timer hostbadge-selftest.timer; do
+    [ "$(systemctl is-enabled "$unit" || true)" = disabled ] || fail "$unit is on after the installation"
+    show systemctl enable --now "$unit"
+done
 show rpm --nodeps -e hostbadge
 refused systemctl is-active hostbadged.service
+for unit in hostbadge-alert.socket hostbadge-metrics.timer hostbadge-selftest.timer; do
+    refused systemctl is-active "$unit"
+    [ -z "$(find /etc/systemd/system -name "$unit")" ] || fail "$unit is still enabled"
+done
 [ -e /var/lib/hostbadge/tpm.json ] || fail "the state is gone"
 rm -rf /var/lib/hostbadge /var/log/hostbadge

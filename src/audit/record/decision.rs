@@ -1,0 +1,183 @@
+//! Records of decisions: what a process got, what it asked for, and what was refused.
+
+use super::super::event::Event;
+use super::super::fingerprint::Fingerprint;
+use super::{Record, described, from_caller, granted, name};
+use crate::agents::{AgentEntry, AuthenticatedAgent};
+use crate::clock::Timestamp;
+use crate::credentials::ReleasedCredential;
+use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
+use crate::pki::IssuedX509Svid;
+use crate::policy::{Refusal, Verdicts};
+
+/// The detail of an introspection that used an active token up.
+const USED_UP: &str = "and used it up";
+/// The detail of a release to a service manager.
+const LOADED: &str = "loaded by the service manager for the unit";
+
+impl<'a> Record<'a> {
+    /// An access token was issued.
+    pub(in crate::audit) fn for_token(token: &'a AccessToken, time: Timestamp) -> Record<'a> {
+        let permit = token.permit();
+        Record {
+            audience: Some(granted(permit.audience())),
+            scope: Some(granted(permit.scope())),
+            jti: Some(name(token.jti())),
+            kid: Some(name(token.kid())),
+            fingerprint: Some(Fingerprint::of(token.text().as_bytes())),
+            exp: Some(token.expires().as_secs()),
+            ..Record::for_agent(Event::TokenIssued, permit.agent(), permit.posture(), permit.policy(), time)
+        }
+    }
+
+    /// An X509-SVID was issued.
+    pub(in crate::audit) fn for_certificate(certificate: &'a IssuedX509Svid, time: Timestamp) -> Record<'a> {
+        let permit = certificate.permit();
+        Record {
+            spiffe_id: Some(granted(certificate.spiffe_id())),
+            serial: Some(name(certificate.serial())),
+            fingerprint: certificate.leaf().map(Fingerprint::of),
+            exp: Some(certificate.expires().as_secs()),
+            ..Record::for_agent(
+                Event::CertificateIssued,
+                permit.agent(),
+                permit.posture(),
+                permit.policy(),
+                time,
+            )
+        }
+    }
+
+    /// A JWT-SVID was issued. `audiences` has all its audiences, separated by spaces.
+    pub(in crate::audit) fn for_jwt_svid(
+        svid: &'a JwtSvid,
+        audiences: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        let permit = svid.permit();
+        Record {
+            audience: Some(granted(audiences)),
+            jti: Some(name(svid.jti())),
+            kid: Some(name(svid.kid())),
+            fingerprint: Some(Fingerprint::of(svid.text().as_bytes())),
+            exp: Some(svid.expires().as_secs()),
+            ..Record::for_agent(Event::SvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
+        }
+    }
+
+    /// A WIT-SVID was issued.
+    pub(in crate::audit) fn for_wit_svid(svid: &'a WitSvid, time: Timestamp) -> Record<'a> {
+        let permit = svid.permit();
+        Record {
+            spiffe_id: Some(granted(svid.spiffe_id())),
+            jti: Some(name(svid.jti())),
+            kid: Some(name(svid.kid())),
+            fingerprint: Some(Fingerprint::of(svid.text().as_bytes())),
+            exp: Some(svid.expires().as_secs()),
+            ..Record::for_agent(Event::WitSvidIssued, permit.agent(), permit.posture(), permit.policy(), time)
+        }
+    }
+
+    /// The value of a credential was released.
+    pub(in crate::audit) fn for_credential(released: &'a ReleasedCredential, time: Timestamp) -> Record<'a> {
+        let permit = released.permit();
+        Record {
+            credential: Some(name(permit.name())),
+            credential_version: Some(released.version()),
+            detail: permit.agent().peer().is_future.then(|| described(LOADED)),
+            ..Record::for_agent(
+                Event::CredentialReleased,
+                permit.agent(),
+                permit.posture(),
+                permit.policy(),
+                time,
+            )
+        }
+    }
+
+    /// A request was refused; `entry` is its agent as it is registered.
+    pub(in crate::audit) fn for_refusal(
+        refusal: &'a Refusal,
+        entry: Option<&'a AgentEntry>,
+        time: Timestamp,
+    ) -> Record<'a> {
+        let record = Record::new(Event::RequestRefused, time);
+        let record = match entry {
+            Some(entry) => record.registered(entry),
+            None => record,
+        };
+        Record {
+            agent: refusal.agent.as_ref().map(|agent| name(agent.as_str())),
+            audience: refusal.audience.as_deref().map(from_caller),
+            credential: refusal.credential().map(name),
+            reason: Some(refusal.code),
+            detail: Some(from_caller(&refusal.description)),
+            suppressed: refusal.suppressed,
+            own_refusals: refusal.own_count(),
+            verdicts: Some(refusal.verdicts()),
+            posture: refusal.posture(),
+            policy: refusal.policy(),
+            peer: refusal.peer.as_ref(),
+            ..record
+        }
+    }
+
+    /// An agent introspected a token.
+    pub(in crate::audit) fn for_introspection(
+        requester: &'a AuthenticatedAgent,
+        introspection: &'a Introspection,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record {
+            jti: introspection.jti.as_deref().map(name),
+            active: Some(introspection.active),
+            detail: match &introspection.inactive_reason {
+                Some(reason) => Some(from_caller(reason)),
+                None => introspection.is_used_up.then(|| described(USED_UP)),
+            },
+            ..Record::of_agent(Event::Introspected, requester, time)
+        }
+    }
+
+    /// An agent used a nonce up, which is valid unless there is a reason why it is not.
+    pub(in crate::audit) fn for_used_nonce(
+        requester: &'a AuthenticatedAgent,
+        reason: Option<&'a str>,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record {
+            active: Some(reason.is_none()),
+            detail: reason.map(from_caller),
+            ..Record::of_agent(Event::NonceUsed, requester, time)
+        }
+    }
+
+    /// An agent asked for the revocation of a token; `jti` if it is one of this host.
+    pub(in crate::audit) fn for_token_revocation(
+        requester: &'a AuthenticatedAgent,
+        jti: Option<&'a str>,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record {
+            jti: jti.map(name),
+            detail: Some(from_caller(detail)),
+            ..Record::of_agent(Event::TokenRevoked, requester, time)
+        }
+    }
+
+    /// An agent obtained evidence.
+    pub(in crate::audit) fn for_attestation(
+        attestation: &'a EvidenceResponse,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        Record {
+            policy: attestation.policy(),
+            posture: Some(attestation.posture()),
+            verdicts: Some(Verdicts::PASS),
+            detail: Some(from_caller(detail)),
+            ..Record::of_agent(Event::Attested, attestation.agent(), time)
+        }
+    }
+}
