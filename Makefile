@@ -6,13 +6,13 @@ DEV ?= $(CURDIR)/dev
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 PACKAGES = build-essential pkg-config libtss2-dev swtpm swtpm-tools tpm2-tools curl jq openssl \
 	python3 python3-venv python3-pip
-# Debian's Node, Go and Maven are installed only where there are none; the clients check for Go 1.25 and Rust
+# Debian's Node, Go, Maven and Chromium are installed only where there are none; the clients check for Go 1.25 and Rust
 # 1.89.
 TEST_PACKAGES = $(PACKAGES) systemd util-linux e2fsprogs faketime tzdata strace $(if $(shell command -v npm),,nodejs npm)
 # Tests wait for daemons and timers more than they compute: three at a time for each processor.
 TEST_THREADS ?= $(shell echo $$(($$(nproc) * 3)))
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
-	$(if $(shell command -v mvn),,maven default-jdk-headless)
+	$(if $(shell command -v mvn),,maven default-jdk-headless) $(if $(shell command -v chromium),,chromium)
 
 .PHONY: help deps test-deps build demo run test lint doc test-clients soak leaks bench bench-spire attack fuzz deb rpm \
 	deb-before check-packages test-packages test-vm deny clean
@@ -46,9 +46,9 @@ doc: ## build the crate's documentation with warnings as errors
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
-test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy and OpenBao (needs Go 1.25 and Rust 1.89)
+test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients::
+	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page::
 
 soak: test-deps ## rotate every key once a second for SECONDS (default: 60) while 50 clients mint and verify
 	HOSTBADGE_SOAK_SECONDS=$(or $(SECONDS),60) \

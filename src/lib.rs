@@ -69,6 +69,7 @@
 //! | [`pki`] | the host's CA, X509-SVIDs and revocation lists |
 //! | [`anomaly`] | rules that compare what an agent does with what it did before |
 //! | [`audit`] | the chained audit log and the journal |
+//! | [`review`] | what agents may do against what they did, and narrowed files |
 //! | [`wire`] | requests and responses of the HTTP sockets |
 //! | [`export`] | audit records as OCSF events and OpenTelemetry logs |
 //! | [`service`] | the request path: one method for each request |
@@ -172,6 +173,7 @@ pub mod pki;
 pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
+pub mod review;
 pub mod revocation;
 pub mod risk;
 pub mod secrets;

@@ -10,4 +10,4 @@ function __hostbadge_agent_names
     printf '%s\n' $names
 end
 complete -c hostbadge -n "__fish_seen_subcommand_from agent; and __fish_seen_subcommand_from show" -f -a "(__hostbadge_agent_names)"
-complete -c hostbadge -n "__fish_seen_subcommand_from token certificate" -l agent -x -a "(__hostbadge_agent_names)"
+complete -c hostbadge -n "__fish_seen_subcommand_from token certificate review" -l agent -x -a "(__hostbadge_agent_names)"

@@ -176,6 +176,11 @@ impl AgentSet {
         self
     }
 
+    /// A set that has this agent only, to be compared with another one.
+    pub(super) fn of_one(entry: Arc<AgentEntry>) -> AgentSet {
+        AgentSet { entries: BTreeMap::from([(entry.name.to_string(), entry)]), ..AgentSet::default() }
+    }
+
     /// Takes note whether an administrator wants the set even if it is empty.
     pub(super) fn confirm_empty(mut self, is_confirmed: bool) -> AgentSet {
         if is_confirmed && self.is_empty() {

@@ -89,6 +89,19 @@ pub fn check_text(path: &Path, text: &str, trust_domain_length: usize) -> Result
     parse(&SourceFile::from_text(path, text.to_owned()), rules, &RoleSet::unknown()).map(drop)
 }
 
+/// Reads the text of a file that is not written yet: the agent with those of `roles` that it refers to.
+///
+/// # Errors
+/// The faults of the text, at most 50.
+pub(super) fn read_text(
+    path: &Path,
+    text: &str,
+    rules: FileRules,
+    roles: &RoleSet,
+) -> Result<AgentEntry, Vec<Diagnostic>> {
+    parse(&SourceFile::from_text(path, text.to_owned()), rules, roles).map(|read| read.entry)
+}
+
 fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadAgent, Vec<Diagnostic>> {
     let parsed = source.parse::<AgentFile>(KEYS);
     let (mut faults, incomplete) = (parsed.faults, parsed.incomplete);

@@ -49,6 +49,7 @@ mod selectors;
 mod source;
 mod status_lints;
 mod stored_credentials;
+mod text_diff;
 mod time_limits;
 mod unit_agents;
 mod unit_files;

@@ -43,7 +43,7 @@ impl KnownFiles {
 
     /// Whether a file of this name is known with this content.
     pub fn has(&self, name: u64, content: u64) -> bool {
-        self.0.iter().any(|known| *known == (name, content))
+        self.0.contains(&(name, content))
     }
 
     fn has_name(&self, name: u64) -> bool {

@@ -65,6 +65,7 @@ enum AdminHandler {
     Revoke,
     RevokeBySignal,
     RotateKeys,
+    SignReview,
     Status,
     Tenants,
 }
@@ -117,6 +118,7 @@ const ROUTES: &[Route<AdminSocketRole>] = {
         Route { verb: Post, path: "/v1/agents/approve",      body: BODY, role: Admin(ApproveChange) },
         Route { verb: Post, path: "/v1/agents/offboard",     body: BODY, role: Root(OffboardAgent) },
         Route { verb: Get,  path: "/v1/lifecycle",           body: NONE, role: Admin(Lifecycle) },
+        Route { verb: Post, path: "/v1/reviews/sign",        body: BODY, role: Admin(SignReview) },
         Route { verb: Get,  path: "/v1/processes/{pid}",     body: NONE, role: Admin(Process) },
         Route { verb: Get,  path: "/v1/audit",               body: NONE, role: Admin(AuditRecords) },
         Route { verb: Get,  path: "/v1/credentials",         body: NONE, role: Admin(Credentials) },
@@ -295,6 +297,9 @@ impl AdminApi {
             }
             AdminHandler::Credentials => reply::ok(&service.stored_credentials(admin)?),
             AdminHandler::Revocations => reply::ok(&service.revocations(admin)),
+            AdminHandler::SignReview => {
+                reply::ok(&service.sign_review(admin, parse::sign_review_request(body)?).await?)
+            }
             AdminHandler::Revoke => reply::ok(&service.revoke(admin, parse::revoke_request(body)?).await?),
             AdminHandler::RevokeBySignal => {
                 reply::ok(&service.revoke_by_signal(admin, parse::signal_request(body)?).await?)

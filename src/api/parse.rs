@@ -28,6 +28,7 @@ use crate::wire::lifecycle::MAX_LISTED_AGENTS;
 use crate::wire::metrics::MAX_AGENT_SERIES;
 use crate::wire::offboarding::OffboardRequest;
 use crate::wire::posture::PostureAcceptRequest;
+use crate::wire::review::SignReviewRequest;
 use crate::wire::revocation::{FreezeRequest, RevokeOwnRequest, RevokeRequest};
 use crate::wire::signal::SignalRequest;
 use crate::wire::tenants::RemoveTenantRequest;
@@ -167,6 +168,14 @@ pub fn freeze_request(body: &RequestBody) -> Result<FreezeRequest, InvalidReques
 pub fn offboard_request(body: &RequestBody) -> Result<OffboardRequest, InvalidRequest> {
     decode_json(&body.bytes)
         .map_err(|e| InvalidRequest::new(format!("the body must be {{\"name\": N}}: {e}")))
+}
+
+pub fn sign_review_request(body: &RequestBody) -> Result<SignReviewRequest, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|e| {
+        InvalidRequest::new(format!(
+            "the body must be {{\"sha256\": D, \"reviewer\": NAME, \"since\": T, ...}}: {e}"
+        ))
+    })
 }
 
 pub fn remove_tenant_request(body: &RequestBody) -> Result<RemoveTenantRequest, InvalidRequest> {

@@ -108,6 +108,7 @@ events! {
     PostureAccepted "posture-accepted" "013794af7a4c48cebe01a75425e0a108" INFO,
     PostureChanged "posture-changed" "a8eb0e2885db47aa806724f97bf84039" WARN,
     RecoveryKeyCreated "recovery-key-created" "cc1dba58bf0a0bb59b367b3755927dc3" WARN,
+    ReviewSigned "review-signed" "e0ef552ea07a2fb19a686c241b1a9caf" INFO,
     RequestRefused "request-refused" "3ee38bd6d8b44a2abf71ad20c4594797" WARN,
     ReplyRefused "reply-refused" "aa1011791234227eb9e464f4428b2098" ERROR,
     RevocationLifted "revocation-lifted" "4d9a1c7e2b6f48d0a3e5f7089c1b2d64" WARN,

@@ -8,6 +8,7 @@
 
 mod activity;
 mod activity_reader;
+mod agent_usage;
 mod backwards;
 mod chain;
 mod changes;
@@ -67,6 +68,9 @@ use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
+pub use agent_usage::{
+    AgentUsage, AudienceUsage, CredentialUsage, KnownPeriod, MIN_USAGE_PERIOD, read_usage,
+};
 pub use checkpoint_status::{CheckpointReport, CheckpointStatus};
 pub use event::{Event, Outcome};
 pub use filter::{AuditQuery, PageStart};

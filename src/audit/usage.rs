@@ -1,29 +1,18 @@
 //! What agents use of what their files permit, by the audit log: `hostbadge agent lint --usage`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::event::Event;
-use super::filter::{AuditQuery, PageStart};
-use super::query::{AuditPage, read_page};
-use super::used_record::UsedRecord;
+use super::agent_usage::{AgentUsage, AudienceUsage, MIN_USAGE_PERIOD, read_usage};
 use crate::agents::{AgentEntry, AgentSet, Grant, Lint};
 use crate::clock::Timestamp;
 use crate::config::Diagnostic;
 
-/// Pages that are read, of at most 2 MiB of records each; of a longer log, the latest records count.
-const MAX_PAGES: usize = 256;
-/// Records of one page.
-const PAGE_RECORDS: usize = 10_000;
-/// What was not used for a shorter time says nothing.
-const MIN_PERIOD: Duration = Duration::from_secs(86_400);
 /// Lifetimes to suggest, in seconds.
 const LIFETIMES: [u64; 8] = [30, 60, 120, 300, 600, 900, 1800, 3600];
-/// The mark with which a text of the log ends that was cut.
-const CUT_MARK: &str = "… (";
 
 /// What the audit log says of the use of agents.
 #[derive(Debug)]
@@ -51,14 +40,14 @@ pub fn usage_lints(
     for (entry, file, _) in agents.with_files() {
         let changed = fs::metadata(file)?.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let since = since.max(Timestamp::from_secs(changed.as_secs()));
-        usages.insert(entry.name.as_str(), AgentUsage { since, is_seen: false, by_audience: HashMap::new() });
+        usages.insert(entry.name.as_str(), AgentUsage::from_time(since));
     }
-    let from = read_usage(dir, &mut usages, since)?;
+    let from = read_usage(dir, &mut usages, since)?.from;
     let mut report = UsageReport { lints: Vec::new(), from, left_out: 0 };
     for (entry, file, line) in agents.with_files() {
         let Some(usage) = usages.get(entry.name.as_str()) else { continue };
         let known_since = usage.since.max(from);
-        if now.since(known_since) < MIN_PERIOD {
+        if now.since(known_since) < MIN_USAGE_PERIOD {
             report.left_out += 1;
             continue;
         }
@@ -69,73 +58,8 @@ pub fn usage_lints(
     Ok(report)
 }
 
-/// What one agent requested.
-struct AgentUsage {
-    /// Earlier records do not count.
-    since: Timestamp,
-    is_seen: bool,
-    by_audience: HashMap<String, AudienceUsage>,
-}
-
-/// What was issued to one agent for one audience.
-#[derive(Default)]
-struct AudienceUsage {
-    scopes: BTreeSet<String>,
-    /// Whether a record does not have all scopes.
-    is_cut: bool,
-    /// The longest lifetime, in seconds.
-    lifetime: u64,
-}
-
-/// Reads the log, the latest records first, and returns the time from which all records are known.
-fn read_usage(dir: &Path, usages: &mut HashMap<&str, AgentUsage>, since: Timestamp) -> io::Result<Timestamp> {
-    let first = read_page(dir, &AuditQuery { start: PageStart::After(0), ..AuditQuery::default() }, 1)?;
-    // Nothing is known of an empty log.
-    let begin = records(&first).next().map_or(Timestamp::from_secs(u64::MAX >> 1), |record| record.time);
-    let mut query = AuditQuery { since: Some(since), ..AuditQuery::default() };
-    for _ in 0..MAX_PAGES {
-        let page = read_page(dir, &query, PAGE_RECORDS)?;
-        for record in records(&page) {
-            let usage = record.agent.as_deref().and_then(|agent| usages.get_mut(agent));
-            if let Some(usage) = usage.filter(|usage| record.time >= usage.since) {
-                usage.add(&record);
-            }
-        }
-        match page.first.filter(|_| page.has_more) {
-            Some(first) => query.start = PageStart::Before(first),
-            None => return Ok(begin.max(since)),
-        }
-    }
-    // The rest of the log is not read: its latest record bounds what is known.
-    let rest = read_page(dir, &query, 1)?;
-    Ok(records(&rest).next().map_or(since, |record| record.time).max(since))
-}
-
-fn records(page: &AuditPage) -> impl Iterator<Item = UsedRecord<'_>> {
-    page.records.iter().filter_map(|record| serde_json::from_str(record.get()).ok())
-}
-
-impl AgentUsage {
-    fn add(&mut self, record: &UsedRecord<'_>) {
-        self.is_seen = true;
-        let is_token = record.event == Event::TokenIssued.name();
-        if !is_token && record.event != Event::SvidIssued.name() {
-            return;
-        }
-        // A JWT-SVID has several audiences, an access token one.
-        for audience in record.audience.as_deref().unwrap_or_default().split(' ') {
-            let usage = self.by_audience.entry(audience.to_owned()).or_default();
-            let scope = record.scope.as_deref().unwrap_or_default();
-            usage.is_cut |= scope.contains(CUT_MARK);
-            usage.scopes.extend(scope.split(' ').map(str::to_owned));
-            let lifetime = record.exp.unwrap_or_default().saturating_sub(record.time.as_secs());
-            usage.lifetime = usage.lifetime.max(lifetime);
-        }
-    }
-}
-
 fn about_agent(entry: &AgentEntry, usage: &AgentUsage, since: Timestamp) -> Vec<String> {
-    if !usage.is_seen {
+    if usage.last_seen.is_none() {
         return vec![Lint::UnusedAgent.about(format_args!(
             "the agent requested nothing since {since}, by the audit log; remove its file if it is not needed any \
              more"
@@ -144,6 +68,7 @@ fn about_agent(entry: &AgentEntry, usage: &AgentUsage, since: Timestamp) -> Vec<
     let about = |grant: &Grant| {
         match usage.by_audience.get(&grant.audience) {
         Some(used) => about_grant(grant, used, since),
+        None if usage.is_cut => Vec::new(),
         None => vec![Lint::UnusedGrant.about(format_args!(
             "nothing was issued for the audience {:?} since {since}, by the audit log; remove its grant if it is \
              not needed any more",

@@ -18,6 +18,8 @@ pub(super) struct UsedRecord<'a> {
     pub(super) audience: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) scope: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) credential: Option<Cow<'a, str>>,
     #[serde(default)]
     pub(super) exp: Option<u64>,
     #[serde(borrow, default)]

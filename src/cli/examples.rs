@@ -129,6 +129,13 @@ pub(super) const SELFTEST: &str = "Examples:
   hostbadge selftest --only stranger --only smuggled-headers
   systemctl start hostbadge-selftest.service";
 
+pub(super) const REVIEW: &str = "Examples:
+  hostbadge review
+  hostbadge review --since 90d --diff
+  hostbadge review --json --html review.html > review.json
+  hostbadge review --agent researcher --apply
+  hostbadge review sign --reviewer \"Ada Lovelace\" --comment \"as narrowed\" review.json";
+
 pub(super) const METRICS: &str = "Examples:
   hostbadge metrics
   hostbadge metrics --agents 20 --json | jq '.[] | select(.name == \"hostbadge_agent_granted_total\")'

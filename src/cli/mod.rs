@@ -57,6 +57,7 @@ mod prompt;
 mod recovery_key;
 mod renewal;
 mod report;
+mod review;
 mod revoke;
 mod selftest;
 mod status;
@@ -157,6 +158,12 @@ enum CliSubcommand {
     /// Exit status 0: no hole was found; 1: a hole was found; 2: another user than root runs it; 3: no daemon answers.
     #[command(after_long_help = examples::SELFTEST)]
     Selftest(selftest::SelftestArgs),
+    /// Compare what agents may do with what they did, and narrow their files (root)
+    ///
+    /// Reads the agents' files and the audit log, without the daemon. What was not used for less than a day is not called
+    /// unused. Only agents' own files are narrowed; roles are named.
+    #[command(after_long_help = examples::REVIEW)]
+    Review(review::ReviewArgs),
     /// Show tenants and their quotas, and remove one (administrators)
     #[command(subcommand, after_long_help = examples::TENANT)]
     Tenant(tenant::TenantSubcommand),
@@ -263,6 +270,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Anomaly(subcommand) => anomaly::run(common, &subcommand).await,
         CliSubcommand::Approve(subcommand) => approve::run(common, &subcommand).await,
         CliSubcommand::Selftest(arguments) => selftest::run(common, &arguments).await,
+        CliSubcommand::Review(arguments) => review::run(common, &arguments).await,
         CliSubcommand::Tenant(subcommand) => tenant::run(common, &subcommand).await,
         CliSubcommand::Revoke(subcommand) => revoke::run(common, &subcommand).await,
         CliSubcommand::Freeze(arguments) => revoke::freeze(common, &arguments).await,

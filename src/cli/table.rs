@@ -33,7 +33,7 @@ pub(super) fn print_columns(headers: &[&str], rows: &[Vec<String>]) -> Result<()
     print_bytes((format_columns(headers, rows).join("\n") + "\n").as_bytes())
 }
 
-fn format_columns(headers: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+pub(super) fn format_columns(headers: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let headers = headers.iter().map(|header| (*header).to_owned()).collect();
     let escape = |row: &Vec<String>| row.iter().map(|cell| escape_unprintable(cell).into_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(headers).chain(rows.iter().map(escape)).collect();

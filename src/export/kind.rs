@@ -176,6 +176,7 @@ fn of_change(event: Event) -> Option<(Change, &'static str)> {
         Event::PoliciesReloaded | Event::PoliciesRejected => (Change::Update, "policies"),
         Event::PostureAccepted | Event::PostureChanged => (Change::Update, "posture"),
         Event::RecoveryKeyCreated => (Change::Create, "recovery key"),
+        Event::ReviewSigned => (Change::Create, "review"),
         Event::RevocationAdded => (Change::Create, "revocation"),
         Event::RevocationLifted => (Change::Delete, "revocation"),
         Event::RevocationsBlocked => (Change::Disable, "revocations"),

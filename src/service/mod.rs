@@ -47,6 +47,7 @@ mod rejection;
 mod reload;
 mod request_metrics;
 mod requests;
+mod reviews;
 mod revocations;
 mod revoked_keys;
 mod signal_error;

@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod offboarding;
 pub mod policy;
 pub mod posture;
+pub mod review;
 pub mod revocation;
 pub mod signal;
 pub mod status;

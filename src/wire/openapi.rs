@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     admin, agent, anomaly, approvals, change, clock, comparison, credentials, enroll, error, keys, leak,
-    lifecycle, offboarding, policy, posture, revocation, signal, status, tenants,
+    lifecycle, offboarding, policy, posture, review, revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -100,6 +100,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<keys::RecoverRequest>();
     requests.subschema_for::<keys::RotateRequest>();
     requests.subschema_for::<leak::LeakRequest>();
+    requests.subschema_for::<review::SignReviewRequest>();
     requests.subschema_for::<revocation::FreezeRequest>();
     requests.subschema_for::<revocation::RevokeOwnRequest>();
     requests.subschema_for::<revocation::RevokeRequest>();
@@ -117,6 +118,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<tenants::RemoveTenantResponse>();
     responses.subschema_for::<tenants::Tenant>();
     responses.subschema_for::<leak::LeakResponse>();
+    responses.subschema_for::<review::SignReviewResponse>();
     responses.subschema_for::<revocation::RevocationsResponse>();
     responses.subschema_for::<revocation::RevokeOwnResponse>();
     responses.subschema_for::<revocation::RevokeResponse>();

@@ -176,6 +176,7 @@ fn failing(path: &str) -> Value {
         "/v1/leak" => json!({ "jti": "" }),
         "/v1/freeze" => json!({ "reason": "\n" }),
         "/v1/agents/offboard" => json!({ "name": "none" }),
+        "/v1/reviews/sign" => json!({ "sha256": "00", "reviewer": "Ada" }),
         "/v1/tenants/remove" => json!({ "name": "none" }),
         "/v1/agents/approve" | "/v1/posture/accept" => json!({ "digest": "00" }),
         "/v1/enroll/activate" => json!({ "version": "\u{1}junk" }),
@@ -226,7 +227,7 @@ fn every_command_that_fails_is_recorded_with_its_caller() {
         }
         paths.push(path);
     }
-    assert_eq!(paths.len(), 28, "{paths:?}");
+    assert_eq!(paths.len(), 29, "{paths:?}");
     // Neither a body that cannot be read nor a wrong recovery key leaves the text in the log.
     let large = host.admin().post("/v1/keys/recover", &json!({ "recovery_key": "hbr1-x".repeat(50_000) }));
     assert_eq!(large.status, 413);

@@ -65,6 +65,8 @@ mod readme;
 mod recovery_key;
 mod relying_parties;
 mod relying_servers;
+mod review;
+mod review_page;
 mod revocation;
 mod revoked;
 mod revoked_keys;

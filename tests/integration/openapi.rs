@@ -51,6 +51,12 @@ fn responses_are_valid_by_the_document() {
     responses.post(400, "/v1/keys/recover", json!({ "recovery_key": "hbr1-" }));
     responses.post(200, "/v1/enroll/request", json!({}));
     responses.post(422, "/v1/enroll/install", json!({ "certificate": "" }));
+    let review = json!({
+        "sha256": "0a".repeat(32), "reviewer": "Ada", "since": "2026-11-01T00:00:00Z", "until": "2026-11-27T00:00:00Z",
+        "agents": 1, "unused_agents": 0, "never_seen": 0, "unused_rights": 2
+    });
+    responses.post(200, "/v1/reviews/sign", review);
+    responses.post(400, "/v1/reviews/sign", json!({ "reviewer": "Ada" }));
     responses.get(200, "/v1/status");
     responses.get(200, "/v1/audit");
 
@@ -92,7 +98,7 @@ impl Responses {
     /// Sends a request to the socket that the path belongs to, and expects this status.
     #[track_caller]
     fn request(&mut self, status: u16, method: &str, path: &str, body: &Value) -> Value {
-        let admin_paths = ["status", "agents", "audit", "keys", "posture", "processes", "enroll"];
+        let admin_paths = ["status", "agents", "audit", "keys", "posture", "processes", "enroll", "reviews"];
         let is_admin_path = path.strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
         let mut connection = match is_admin_path.is_some_and(|first| admin_paths.contains(&first)) {
             true => self.host.admin(),

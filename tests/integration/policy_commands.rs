@@ -196,7 +196,7 @@ fn why_needs_to_know_what_is_asked() {
 #[test]
 fn why_asks_the_policies_with_the_lifetime_that_the_end_of_the_grant_leaves() {
     let mut host = Host::new();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let now = hostbadge::clock::Clock::System.now().as_secs();
     let end = hostbadge::clock::Timestamp::from_secs(now + 1_200).to_rfc3339_seconds();
     host.agents_file(
         "root",

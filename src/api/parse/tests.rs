@@ -29,6 +29,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
         "rotate credential" => rotate_credential_request(body).map(drop),
         "remove" => remove_credential_request(body).map(drop),
         "offboard" => offboard_request(body).map(drop),
+        "sign review" => sign_review_request(body).map(drop),
         "remove tenant" => remove_tenant_request(body).map(drop),
         "resume" => resume_request(body).map(drop),
         "revoke own" => revoke_own_request(body).map(drop),
@@ -43,7 +44,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
 }
 
 /// A valid object and the array of the same values, for each request that the sockets take.
-const REQUESTS: [(&str, &str, &str); 26] = [
+const REQUESTS: [(&str, &str, &str); 27] = [
     ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
     ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
     ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -62,6 +63,14 @@ const REQUESTS: [(&str, &str, &str); 26] = [
     ("rotate credential", r#"{"name":"n","value":"secret"}"#, r#"["n",null,null,"secret"]"#),
     ("remove", r#"{"name":"n"}"#, r#"["n"]"#),
     ("offboard", r#"{"name":"n"}"#, r#"["n"]"#),
+    (
+        "sign review",
+        concat!(
+            r#"{"sha256":"d","reviewer":"r","since":"2026-11-01T00:00:00Z","until":"2026-11-27T00:00:00Z","#,
+            r#""agents":1,"unused_agents":0,"never_seen":0,"unused_rights":0}"#
+        ),
+        r#"["d","r",null,"2026-11-01T00:00:00Z","2026-11-27T00:00:00Z",1,0,0,0]"#,
+    ),
     ("remove tenant", r#"{"name":"n"}"#, r#"["n"]"#),
     ("resume", r#"{"agent":"a"}"#, r#"["a"]"#),
     ("revoke own", r#"{"token":"secret"}"#, r#"["secret"]"#),

@@ -1,0 +1,268 @@
+//! `hostbadge review`: what agents may do against what they did, the narrowed files, the page and the signature.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Output;
+use std::time::{Duration, UNIX_EPOCH};
+
+use hostbadge::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::common::{API, Host, audit_log};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// An audience that is markup, in a file of an administrator who copied it from someone.
+pub const HOSTILE: &str = "https://x/\"><script>alert(1)</script>";
+
+/// A running host whose log began 20 days ago, with an agent that used a part of what it may do, one that used nothing,
+/// and one that is registered since today.
+pub fn reviewed_host() -> Host {
+    let mut host = Host::new();
+    let grants = format!(
+        "# What it reads.\n[[grant]]\naudience = \"{API}\" # the documents\n\
+         scopes = [\n    \"docs.read\",\n    \"docs.write\", # for later\n]\nttl = \"1h\"\n\n\
+         [[grant]]\naudience = \"https://unused.example.com\"\nscopes = [\"x\", \"y\"]\n\n\
+         [[grant]]\naudience = '{HOSTILE}'\n\n\
+         [[credential]]\nname = \"github\"\nuse = \"release\"\n"
+    );
+    let changed_before = |path: PathBuf, age: Duration| {
+        let time = UNIX_EPOCH + Duration::from_secs(Clock::System.now().before(age).as_secs());
+        File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+    };
+    let file = |name: &str, user: u32| {
+        let text =
+            format!("name = \"{name}\"\nowner = \"team@example.com\"\n[match]\nuser = {user}\n\n{grants}");
+        host.agents_file(name, &text)
+    };
+    changed_before(file("root", 0), DAY * 10);
+    changed_before(file("idle", 4711), DAY * 10);
+    file("young", 4712);
+    // In the documented format.
+    let audit = host.path("audit");
+    fs::create_dir_all(&audit).unwrap();
+    let began = Clock::System.now().before(DAY * 20);
+    let first = format!(
+        "{{\"v\":1,\"seq\":1,\"prev\":\"{}\",\"time\":\"{began}\",\"event\":\"daemon-started\",\"detail\":\"\"}}\n",
+        "0".repeat(64)
+    );
+    fs::write(audit.join(format!("{:020}.jsonl", 1)), first).unwrap();
+    host.start();
+    for ttl in ["60s", "4m"] {
+        let request = json!({ "audience": API, "scope": "docs.read", "ttl": ttl });
+        assert_eq!(host.post("/v1/token", request).status, 200);
+    }
+    host
+}
+
+/// Runs `hostbadge review` on the files of the host.
+pub fn review(host: &Host, words: &[&str]) -> Output {
+    let (agents, audit) = (host.path("etc/agents.d"), host.path("audit"));
+    let of_host = ["review", "--agents", agents.to_str().unwrap(), "--audit", audit.to_str().unwrap()];
+    let output = host.hostbadge(&[&of_host, words].concat());
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+fn review_json(host: &Host, words: &[&str]) -> Value {
+    serde_json::from_slice(&review(host, &[&["--json"], words].concat()).stdout).unwrap()
+}
+
+fn agent<'a>(review: &'a Value, name: &str) -> &'a Value {
+    review["agents"].as_array().unwrap().iter().find(|agent| agent["name"] == name).unwrap()
+}
+
+#[test]
+fn rights_are_compared_with_their_use() {
+    let host = reviewed_host();
+    let whole = review_json(&host, &["--since", "15d"]);
+    assert_eq!(
+        (&whole["period"]["complete"], &whole["period"]["missing_records"]),
+        (&json!(true), &json!(0))
+    );
+    let states: Vec<&Value> =
+        ["root", "idle", "young"].iter().map(|name| &agent(&whole, name)["state"]).collect();
+    assert_eq!(states, [&json!("narrow"), &json!("unused"), &json!("unknown")]);
+    let root = agent(&whole, "root");
+    let count =
+        |granted: u64, used: u64, unused: u64| json!({ "granted": granted, "used": used, "unused": unused });
+    assert_eq!(root["counts"]["audiences"], count(3, 1, 2));
+    assert_eq!(root["counts"]["scopes"], count(4, 1, 3));
+    assert_eq!(root["counts"]["credentials"], count(1, 0, 1));
+    assert_eq!(
+        agent(&whole, "young")["counts"]["audiences"],
+        count(3, 0, 0),
+        "what is not known is not unused"
+    );
+    let grant = &root["grants"][0];
+    assert_eq!((&grant["issued"], &grant["ttl"]), (&json!(2), &json!(3600)));
+    let longest = grant["longest"].as_u64().unwrap();
+    assert!((235..=240).contains(&longest), "{longest}");
+    assert_eq!(grant["narrowing"], json!({ "remove_scopes": ["docs.write"], "ttl": 240 }));
+    let totals = &whole["totals"];
+    assert_eq!(
+        (&totals["agents"], &totals["never_seen"], &totals["narrow"]),
+        (&json!(3), &json!(1), &json!(1))
+    );
+    assert_eq!(totals["rights"]["audiences"], count(9, 1, 5));
+    assert!(agent(&whole, "idle").get("diff").is_none(), "it keeps its file");
+
+    // The log is younger than what was asked for.
+    let longer = review_json(&host, &["--agent", "root"]);
+    assert_eq!((&longer["period"]["complete"], &longer["totals"]["agents"]), (&json!(false), &json!(1)));
+    let table = text(review(&host, &[]).stdout);
+    assert!(table.contains("The log does not reach back to "), "{table}");
+    assert!(table.contains("\nidle, owner team@example.com,"), "{table}");
+    assert!(table.contains("consider to offboard it") && table.contains("known since "), "{table}");
+    for line in table.lines().filter(|line| !line.contains("/agents.d/")) {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    // What was used for less than a day is not called unused.
+    let short = review_json(&host, &["--since", "1h"]);
+    assert!(short["agents"].as_array().unwrap().iter().all(|agent| agent["state"] == "unknown"), "{short}");
+    let unknown = host.hostbadge(&[
+        "review",
+        "--agents",
+        host.path("etc/agents.d").to_str().unwrap(),
+        "--audit",
+        "/",
+        "--agent",
+        "none",
+    ]);
+    assert_eq!(unknown.status.code(), Some(1));
+}
+
+#[test]
+fn the_narrowed_file_is_accepted_and_still_grants_what_was_used() {
+    let host = reviewed_host();
+    let path = host.path("etc/agents.d/root.toml");
+    let before = fs::read_to_string(&path).unwrap();
+    let printed = review(&host, &["--diff"]);
+    let (diff, said) = (text(printed.stdout), text(printed.stderr));
+    assert!(
+        said.contains("The log does not reach back") && said.contains("the use of root is known since"),
+        "{said}"
+    );
+    let name = path.to_str().unwrap();
+    assert!(diff.starts_with(&format!("--- {name}\n+++ {name}\n@@ ")), "{diff}");
+    for line in
+        ["-    \"docs.write\", # for later\n", "-ttl = \"1h\"\n", "+ttl = \"4m\"\n", "-name = \"github\"\n"]
+    {
+        assert!(diff.contains(line), "{line} not in\n{diff}");
+    }
+    assert!(!diff.contains("idle.toml") && fs::read_to_string(&path).unwrap() == before);
+
+    let applied = review(&host, &["--apply"]);
+    let said = text(applied.stderr);
+    assert!(said.contains("then run: hostbadge agent reload"), "{said}");
+    let after = fs::read_to_string(&path).unwrap();
+    let rest = format!(
+        "name = \"root\"\nowner = \"team@example.com\"\n[match]\nuser = 0\n\n# What it reads.\n[[grant]]\n\
+         audience = \"{API}\" # the documents\nscopes = [\n    \"docs.read\",\n]\nttl = \"4m\"\n"
+    );
+    assert_eq!(after, rest);
+    let files = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let kept: Vec<PathBuf> =
+        files.filter(|file| file.to_string_lossy().contains("root.toml.before-")).collect();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(fs::read_to_string(&kept[0]).unwrap(), before);
+    // The daemon has not read it.
+    let request = json!({ "audience": API, "scope": "docs.write" });
+    assert_eq!(host.post("/v1/token", request.clone()).status, 200);
+    let dir = host.path("etc/agents.d");
+    let check = host.hostbadge(&["agent", "check", dir.to_str().unwrap()]);
+    assert!(text(check.stdout).ends_with("3 agents, no faults\n"));
+    host.reload();
+    let reloads = host.audit();
+    let reloaded = audit_log::with_event(&reloads, "agents-reloaded");
+    let detail = reloaded.last().unwrap()["detail"].as_str().unwrap();
+    assert!(detail.contains("of rights, 0 of them wider"), "{detail}");
+    assert_eq!(host.post("/v1/token", request).json()["error"], "invalid_scope");
+    let used = json!({ "audience": API, "scope": "docs.read", "ttl": "4m" });
+    let granted = host.post("/v1/token", used).json();
+    assert!(granted["expires_in"].as_u64().is_some_and(|left| left > 200), "{granted}");
+    // The file is new, so that nothing is said of its use yet.
+    assert_eq!(agent(&review_json(&host, &[]), "root")["state"], "unknown");
+}
+
+#[test]
+fn the_page_has_the_figures_of_the_json_and_needs_nothing_else() {
+    let host = reviewed_host();
+    let file = host.path("review.html");
+    let json: Value = review_json(&host, &["--html", file.to_str().unwrap()]);
+    let page = fs::read_to_string(&file).unwrap();
+    let totals = &json["totals"];
+    let rights = &totals["rights"];
+    let unused: u64 = ["audiences", "scopes", "credentials"]
+        .iter()
+        .map(|kind| rights[kind]["unused"].as_u64().unwrap())
+        .sum();
+    for (figure, label) in [
+        (totals["agents"].clone(), "agents"),
+        (json!(unused), "unused rights"),
+        (totals["narrow"].clone(), "files to narrow"),
+        (totals["unused"].clone(), "unused agents"),
+        (totals["never_seen"].clone(), "never seen"),
+    ] {
+        assert!(page.contains(&format!("<b>{figure}</b><span>{label}</span>")), "{label}: {figure}");
+    }
+    for kind in ["audiences", "scopes", "credentials"] {
+        let figures = format!("{} of {} used", rights[kind]["used"], rights[kind]["granted"]);
+        assert!(page.contains(&figures), "{kind}: {figures}");
+    }
+    assert!(
+        page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"),
+        "a hostile audience"
+    );
+    for reference in ["<link", "<img", "<iframe", " src=\"", " href=\"", "url("] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+    assert!(page.contains("content=\"default-src 'none'; style-src 'unsafe-inline'\""));
+}
+
+#[test]
+fn a_signature_is_recorded_with_the_digest_and_the_administrator() {
+    let host = reviewed_host();
+    let (file, page) = (host.path("review.json"), host.path("review.html"));
+    let (file, page) = (file.to_str().unwrap(), page.to_str().unwrap());
+    fs::write(file, review(&host, &["--json", "--html", page]).stdout).unwrap();
+    let sum = std::process::Command::new("sha256sum").arg(file).output().unwrap();
+    let digest = text(sum.stdout)[..64].to_owned();
+    let sign = |file: &str| {
+        host.hostbadge(&["review", "sign", "--reviewer", "Ada", "--comment", "as narrowed", file])
+    };
+    for file in [file, page] {
+        let signed = sign(file);
+        assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+        assert!(text(signed.stdout).contains(&digest));
+    }
+    let lines = host.audit();
+    let records = audit_log::with_event(&lines, "review-signed");
+    assert_eq!(records.len(), 2);
+    for record in records {
+        let detail = record["detail"].as_str().unwrap();
+        assert!(
+            detail.starts_with("uid 0, ") && detail.contains(" signed a review as Ada: SHA-256 "),
+            "{detail}"
+        );
+        assert!(
+            detail.contains(&digest) && detail.contains("3 agents, 1 unused, 1 never seen, "),
+            "{detail}"
+        );
+        assert!(detail.ends_with("; comment: as narrowed"), "{detail}");
+    }
+    // What was changed is not signed.
+    for (path, from, to) in
+        [(file, "\"never_seen\":1", "\"never_seen\":0"), (page, "<h2>idle</h2>", "<h2>good</h2>")]
+    {
+        let changed = fs::read_to_string(path).unwrap().replacen(from, to, 1);
+        fs::write(path, changed).unwrap();
+        let refused = sign(path);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("the file was changed"), "{path}");
+    }
+    assert_eq!(audit_log::with_event(&host.audit(), "review-signed").len(), 2);
+}
