@@ -189,7 +189,8 @@ impl AgentRegistry {
     /// The SHA-256 digest of the peer's executable, which is read unless it is known.
     ///
     /// # Errors
-    /// As [`crate::peer::PeerInfo::compute_exe_sha256`].
+    /// It may not be read, is on a file system that its user can serve, exceeds 2 GiB, or takes longer than 10 s to
+    /// read.
     pub async fn exe_sha256(&self, peer: &Peer) -> Result<Sha256Digest, DigestError> {
         peer.compute_exe_sha256(self.digest_cache()).await
     }
