@@ -40,7 +40,9 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.strace.id().to_string()).status();
+        // A strace that ends by itself detaches from one thread after the other, and waits for ever where one of them
+        // forks at that moment. The kernel detaches a strace that is killed.
+        let _ = self.strace.kill();
         let _ = self.strace.wait();
     }
 }
