@@ -12,6 +12,7 @@ mod backwards;
 mod chain;
 mod changes;
 mod checkpoint_status;
+mod compression;
 mod daemon_events;
 mod decisions;
 mod event;
@@ -31,6 +32,7 @@ mod layer;
 mod line;
 mod live_tokens;
 mod metrics;
+mod opened;
 mod policy_member;
 mod position;
 mod query;
@@ -38,6 +40,7 @@ mod record;
 mod recovery;
 mod reload;
 mod retention;
+mod room;
 mod search;
 mod searched_members;
 mod suppressed;
@@ -210,6 +213,11 @@ impl Audit {
     /// The last record and the tree over the records; `None` while a line is being written.
     pub fn head(&self) -> Option<LogHead> {
         self.writer.0.head()
+    }
+
+    /// The number of the last record of this process that says that old files were removed; 0 if there is none.
+    pub fn last_removal(&self) -> u64 {
+        self.writer.0.last_removal()
     }
 
     /// What is known of the checkpoints.
