@@ -13,7 +13,7 @@ use miniz_oxide::deflate::CompressionLevel;
 use miniz_oxide::deflate::core::CompressorOxide;
 use miniz_oxide::deflate::stream::deflate;
 use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus, StreamResult};
-use ring::digest::{Context, Digest, SHA256};
+use ring::digest::{Context, SHA256};
 
 use super::files::{first_seq, log_files, open_file, sync_dir_of, with_path};
 use super::room::has_room;
@@ -24,6 +24,8 @@ use crate::verify::audit::{Crc32, GzReader, MAX_UNPACKED_LEN, beside, compressed
 const MIN_AGE: Duration = Duration::from_secs(60);
 /// Bytes that are compressed between two pauses.
 const BLOCK_LEN: usize = 128 * 1024;
+/// The pause that is asked for between the rename and the removal of the plain file.
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 /// Extension of a compressed file that is being written.
 const NEW_EXTENSION: &str = "gz-new";
 /// The header of a gzip file (RFC 1952 section 2.3) without name and time, of an unknown system.
@@ -78,7 +80,7 @@ pub(super) fn compress(path: &Path, pause: &mut Pause<'_>) -> io::Result<()> {
         let read = read_back(&packed, pause)?;
         let after = plain.metadata()?;
         let is_unchanged = (after.len(), after.modified()?) == (before.len(), before.modified()?);
-        match is_unchanged && written == (before.len(), read.1.as_ref().to_vec()) && read.0 == before.len() {
+        match is_unchanged && written == read && written.0 == before.len() {
             true => Ok(()),
             false => Err(io::Error::other("what was compressed is not what the file has")),
         }
@@ -89,6 +91,8 @@ pub(super) fn compress(path: &Path, pause: &mut Pause<'_>) -> io::Result<()> {
         return Err(with_path(&new, e));
     }
     sync_dir_of(path)?;
+    // Who lists the directory meanwhile finds one of both names.
+    let _ = pause(SETTLE_TIME);
     fs::remove_file(path).map_err(|e| with_path(path, e))?;
     sync_dir_of(path)
 }
@@ -131,14 +135,14 @@ fn write_packed(plain: &File, packed: &mut File, pause: &mut Pause<'_>) -> io::R
 }
 
 /// The length and the digest of what a compressed file has.
-fn read_back(packed: &File, pause: &mut Pause<'_>) -> io::Result<(u64, Digest)> {
+fn read_back(packed: &File, pause: &mut Pause<'_>) -> io::Result<(u64, Vec<u8>)> {
     let mut reader = GzReader::new(packed, MAX_UNPACKED_LEN);
     let (mut block, mut digest, mut length) = (vec![0; BLOCK_LEN], Context::new(&SHA256), 0);
     loop {
         let begun = Instant::now();
         let read = read_block(&mut reader, &mut block)?;
         if read == 0 {
-            return Ok((length, digest.finish()));
+            return Ok((length, digest.finish().as_ref().to_vec()));
         }
         digest.update(&block[..read]);
         length += read as u64;

@@ -93,8 +93,14 @@ pub fn first_seq(path: &Path) -> Option<u64> {
 /// is there compressed too, as a crash leaves it, the compressed one does not count.
 pub(super) fn segments(dir: &Path) -> io::Result<(Vec<Segment>, Vec<String>)> {
     let (mut segments, mut irregular) = (Vec::new(), Vec::new());
-    for path in matching(dir, is_log_name)? {
-        let metadata = fs::symlink_metadata(&path).map_err(|e| with_path(&path, &e))?;
+    for mut path in matching(dir, is_log_name)? {
+        let mut metadata = fs::symlink_metadata(&path);
+        if metadata.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            // It was compressed since it was listed.
+            path = compressed_file(&path);
+            metadata = fs::symlink_metadata(&path);
+        }
+        let metadata = metadata.map_err(|e| with_path(&path, &e))?;
         if !metadata.is_file() {
             irregular.push(file_name(&path));
             continue;
