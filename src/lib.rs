@@ -87,7 +87,7 @@
 //! | main | the admin socket, key rotation, the host CA, posture, signals |
 //! | `worker-N` | 2 to 8 single-threaded runtimes with their own connections; audit lines on a fast disk |
 //! | `tpm`, `tpm-watch` | TPM commands; detection of a command that does not return |
-//! | `audit`, `audit-sync` | audit lines while the disk is slow; fdatasync once a second |
+//! | `audit`, `audit-sync`, `audit-files` | audit lines while the disk is slow; fdatasync once a second; old files |
 //! | `journal` | entries for journald or standard error |
 //!
 //! # Examples

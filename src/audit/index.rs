@@ -1,7 +1,7 @@
 //! An index of one file of the log: for each record its place, its time, and marks of what it is about.
 //!
-//! The index of `N.jsonl` is `N.index` beside it. It can be removed at any time, and is made again where it is
-//! missing, torn, older than the file, or of another version. It is never believed: it only says which lines a search
+//! The index of `N.jsonl`, or of `N.jsonl.gz`, is `N.index` beside it. It can be removed at any time, and is made again
+//! where it is missing, torn, older than the file, or of another version. It is never believed: it only says which lines a search
 //! reads, and those are compared with the query as without it. Lines that it has no row for are read too. So a wrong
 //! index can hide a record from a search by a wrong mark, and cannot make one appear.
 
@@ -12,10 +12,10 @@ use std::path::Path;
 
 use super::files::{first_seq, open_file};
 use super::forwards::ForwardLines;
-use super::health::LOW_SPACE_BYTES;
 use super::index_row::{ROW_LEN, Row};
+use super::room::has_room;
 use crate::digest::sha256;
-use crate::verify::audit::{LOG_EXTENSION, MAX_SEQ};
+use crate::verify::audit::{LOG_EXTENSION, MAX_SEQ, beside, compressed_file};
 
 /// The first bytes, with the version of the format.
 const MAGIC: [u8; 8] = *b"HBAIDX01";
@@ -25,8 +25,6 @@ const HEADER_LEN: usize = 80;
 const MAX_ROWS: usize = 1_000_000;
 /// A file that has grown by less than this since its index was made keeps it.
 const MIN_GROWTH: u64 = 4 * 1024 * 1024;
-/// Free space in bytes that an index leaves to the log, so that no search has refusals counted instead of recorded.
-const RESERVE: u64 = 2 * LOW_SPACE_BYTES;
 /// Extension of an index.
 pub(super) const INDEX_EXTENSION: &str = "index";
 /// Extension of an index that is being written.
@@ -57,7 +55,7 @@ impl Index {
     /// is not kept.
     pub(super) fn of(file: &File, path: &Path) -> io::Result<Index> {
         let origin = Origin::of(file)?;
-        let index_path = path.with_extension(INDEX_EXTENSION);
+        let index_path = beside(path, INDEX_EXTENSION);
         let stored = Index::read(&index_path, file, origin);
         let (mut index, is_stored) = match stored {
             Some(index) => (index, true),
@@ -135,7 +133,7 @@ impl Index {
         bytes.extend(digest);
         bytes.extend(sum(&bytes, &rows).to_le_bytes());
         bytes.extend(rows);
-        if !has_room(file, bytes.len() as u64) {
+        if !has_room(path, bytes.len() as u64) {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let new = path.with_extension(NEW_EXTENSION);
@@ -175,14 +173,6 @@ impl Origin {
     }
 }
 
-/// Whether the disk of a file keeps [`RESERVE`] where an index of this length is written.
-fn has_room(file: &File, length: u64) -> bool {
-    nix::sys::statvfs::fstatvfs(file).is_ok_and(|disk| {
-        let available = disk.blocks_available() * disk.fragment_size();
-        available >= RESERVE.saturating_add(length)
-    })
-}
-
 /// Removes what searches that were ended have left of indices in `dir`. A search that writes one now does without.
 pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     for item in fs::read_dir(dir)? {
@@ -200,7 +190,9 @@ pub(super) fn remove_orphans(dir: &Path) -> io::Result<()> {
     for item in fs::read_dir(dir)? {
         let path = item?.path();
         let is_index = path.extension().is_some_and(|extension| extension == INDEX_EXTENSION);
-        if is_index && first_seq(&path).is_some() && !path.with_extension(LOG_EXTENSION).exists() {
+        let log_file = path.with_extension(LOG_EXTENSION);
+        let has_log_file = || log_file.exists() || compressed_file(&log_file).exists();
+        if is_index && first_seq(&path).is_some() && !has_log_file() {
             fs::remove_file(&path)?;
         }
     }

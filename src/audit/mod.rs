@@ -13,6 +13,7 @@ mod backwards;
 mod chain;
 mod changes;
 mod checkpoint_status;
+mod compression;
 mod daemon_events;
 mod decisions;
 mod event;
@@ -32,6 +33,7 @@ mod layer;
 mod line;
 mod live_tokens;
 mod metrics;
+mod opened;
 mod policy_member;
 mod position;
 mod query;
@@ -39,6 +41,7 @@ mod record;
 mod recovery;
 mod reload;
 mod retention;
+mod room;
 mod search;
 mod searched_members;
 mod suppressed;
@@ -214,6 +217,11 @@ impl Audit {
     /// The last record and the tree over the records; `None` while a line is being written.
     pub fn head(&self) -> Option<LogHead> {
         self.writer.0.head()
+    }
+
+    /// The number of the last record of this process that says that old files were removed; 0 if there is none.
+    pub fn last_removal(&self) -> u64 {
+        self.writer.0.last_removal()
     }
 
     /// What is known of the checkpoints.

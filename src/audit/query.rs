@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use serde_json::value::RawValue;
 
 use super::backwards::BackwardLines;
-use super::files::{first_seq, log_files, open_if_present, with_path};
+use super::files::{first_seq, log_files, with_path};
 use super::filter::{AuditQuery, PageStart, Place};
 use super::forwards::ForwardLines;
 use super::line::{LineMembers, parse};
+use super::opened::open_log;
 use super::position::{around_seq, file_of};
 use super::unreadable::{Places, UnreadableLines};
-use crate::verify::audit::MAX_SEQ;
+use crate::verify::audit::{MAX_SEQ, is_compressed};
 
 /// Bytes of lines that are examined for one page, 40 ms of a processor.
 const MAX_EXAMINED_BYTES: usize = 8 * 1024 * 1024;
@@ -88,8 +89,10 @@ pub fn last_seq(dir: &Path) -> io::Result<u64> {
 pub fn sync_record(dir: &Path, seq: u64) -> io::Result<()> {
     let files = log_files(dir)?;
     // The files before it were synced when it was started.
-    let Some(path) = files.get(file_of(&files, seq)) else { return Ok(()) };
-    let Some(file) = open_if_present(path)? else { return Ok(()) };
+    let Some(path) = files.get(file_of(&files, seq)).filter(|path| !is_compressed(path)) else {
+        return Ok(());
+    };
+    let Some(file) = open_log(path)? else { return Ok(()) };
     file.sync_data().map_err(|e| with_path(path, e))
 }
 
@@ -128,7 +131,7 @@ impl Reading<'_> {
     fn read_forwards(&mut self, files: &[PathBuf], after: u64) -> io::Result<()> {
         let mut last = after.min(MAX_SEQ);
         for at in file_of(files, after.saturating_add(1))..files.len() {
-            let Some(file) = open_if_present(&files[at])? else { continue };
+            let Some(file) = open_log(&files[at])? else { continue };
             // What follows in this file is not a line of the log: a full disk had no room to set it aside.
             let bound = files.get(at + 1).and_then(|next| first_seq(next)).unwrap_or(u64::MAX);
             let begin = around_seq(&file, &files[at], last).map_err(|e| with_path(&files[at], e))?.start;
@@ -173,7 +176,7 @@ impl Reading<'_> {
     fn read_files_backwards(&mut self, files: &[PathBuf], next: &mut u64) -> io::Result<()> {
         let count = (file_of(files, next.saturating_sub(1)) + 1).min(files.len());
         for path in files[..count].iter().rev() {
-            let Some(file) = open_if_present(path)? else { continue };
+            let Some(file) = open_log(path)? else { continue };
             let end = match *next {
                 u64::MAX => file.metadata().map_err(|e| with_path(path, e))?.len(),
                 next => around_seq(&file, path, next - 1).map_err(|e| with_path(path, e))?.end,

@@ -16,7 +16,8 @@ use super::files::{
 };
 use super::history::History;
 use super::line::{LineId, MIN_LINE_LEN};
-use crate::verify::audit::MAX_SEQ;
+use super::opened::open_present_log;
+use crate::verify::audit::{MAX_SEQ, MAX_UNPACKED_LEN, is_compressed};
 
 /// Files and gaps that a report names.
 const MAX_REPORTED: usize = 8;
@@ -63,8 +64,9 @@ pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
     let mut found = None;
     for path in log_files(dir)?.into_iter().rev() {
         if found.is_some() {
-            // The files before matter only for the check of the chain, so one that is unreadable ends it.
-            if !history.needs_more() || read_file(&mut history, &path).is_err() {
+            // The files before matter only for the check of the chain, so one that is unreadable ends it. So does a
+            // compressed one, which takes longer to read than the start may take.
+            if !history.needs_more() || is_compressed(&path) || read_file(&mut history, &path).is_err() {
                 break;
             }
             continue;
@@ -75,6 +77,10 @@ pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
         }
         let Some((end, last)) = history.last() else {
             history.clear();
+            if is_compressed(&path) {
+                let error = io::Error::other("it has no record of the log; move it elsewhere");
+                return Err(with_path(&path, error));
+            }
             let moved_to = Ok(set_file_aside(&path).map_err(|e| with_path(&path, e))?);
             remainders.push(Remainder { file: path, length, moved_to });
             continue;
@@ -84,7 +90,10 @@ pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
         if end < length {
             // More lines than this cannot have been written there.
             highest = highest.max(history.highest_behind_last(last.seq + (length - end) / MIN_LINE_LEN));
-            let moved_to = set_tail_aside(&path, end, length);
+            let moved_to = match is_compressed(&path) {
+                true => Err(io::Error::other("the file is compressed")),
+                false => set_tail_aside(&path, end, length),
+            };
             ends_with_line = moved_to.is_ok();
             remainders.push(Remainder { file: path.clone(), length: length - end, moved_to });
         }
@@ -97,7 +106,8 @@ pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
     let highest = highest.max(highest_lost_seq(dir, last.seq)?);
     let next = LineId { seq: highest, ..last };
     let current = current_file(dir, next, found.as_ref().map(|(path, ..)| &**path))?;
-    let last_file = found.and_then(|(path, _, _, ends_with_line)| ends_with_line.then_some(path));
+    // Nothing is appended to a compressed file.
+    let last_file = found.and_then(|(path, _, _, ends)| (ends && !is_compressed(&path)).then_some(path));
     let path = current.or(last_file).unwrap_or_else(|| log_file(dir, highest + 1));
     let findings = Findings {
         set_aside: describe_set_aside(&remainders, last.seq, highest),
@@ -109,7 +119,7 @@ pub(super) fn recover(dir: &Path) -> io::Result<ChainEnd> {
 
 /// Reads a file that is older than those that were read, and returns its length.
 fn read_file(history: &mut History, path: &Path) -> io::Result<u64> {
-    let file = open_file(path, File::options().read(true))?;
+    let file = open_present_log(path)?;
     let length = file.metadata().map_err(|e| with_path(path, e))?.len();
     let first_seq = first_seq(path).unwrap_or_default();
     history.read(&file, length, first_seq).map_err(|e| with_path(path, e))?;
@@ -164,7 +174,8 @@ fn highest_lost_seq(dir: &Path, last: u64) -> io::Result<u64> {
         let Some(first) = first_seq(&path).filter(|first| *first > last) else { continue };
         let metadata = fs::symlink_metadata(&path).map_err(|e| with_path(&path, e))?;
         // Nothing is known about an entry that is no file, but its name cannot be used.
-        let lines = if metadata.is_file() { metadata.len().div_ceil(MIN_LINE_LEN) } else { 1 };
+        let length = if is_compressed(&path) { MAX_UNPACKED_LEN } else { metadata.len() };
+        let lines = if metadata.is_file() { length.div_ceil(MIN_LINE_LEN) } else { 1 };
         let seq = first - 1 + lines;
         if seq >= MAX_SEQ {
             let message = "the name leaves no number for further lines; move it elsewhere";

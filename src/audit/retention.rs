@@ -15,6 +15,7 @@ use super::backwards::BackwardLines;
 use super::files::{first_seq, log_files, open_file, with_path};
 use super::forwards::ForwardLines;
 use super::line::parse;
+use super::opened::open_present_log;
 use crate::clock::Timestamp;
 use crate::config::KeepLimits;
 
@@ -84,7 +85,7 @@ pub(super) fn removal(
 
 /// The digest of a file's last line, in hexadecimal.
 fn last_digest(path: &Path) -> io::Result<String> {
-    let file = open_file(path, File::options().read(true))?;
+    let file = open_present_log(path)?;
     let length = file.metadata().map_err(|e| with_path(path, e))?.len();
     let last = BackwardLines::new(&file, length).next_line().map_err(|e| with_path(path, e))?;
     Ok(last.map_or_else(|| "unknown".to_owned(), |found| HEXLOWER.encode(&found.line.id.digest)))

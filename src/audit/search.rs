@@ -6,13 +6,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::files::{first_seq, log_files, open_if_present, with_path};
+use super::files::{first_seq, log_files, with_path};
 use super::filter::{AuditQuery, MAX_DISORDER, Place};
 use super::forwards::ForwardLines;
 use super::index::{Index, remove_orphans};
 use super::index_filter::RowFilter;
 use super::index_row::Row;
 use super::line::parse;
+use super::opened::open_log;
 use super::query::SeqRange;
 use super::unreadable::{Places, UnreadableLines};
 
@@ -64,7 +65,7 @@ pub fn search_last(dir: &Path, query: &AuditQuery, limit: usize, by: IndexUse) -
     // The number of the first line of the file that was searched before.
     let mut later: Option<u64> = None;
     for at in (0..files.len()).rev() {
-        let Some(file) = open_if_present(&files[at])? else { continue };
+        let Some(file) = open_log(&files[at])? else { continue };
         let next = files.get(at + 1).and_then(|next| first_seq(next));
         let searched = SearchedFile { file: &file, path: &files[at], query, bound: next.unwrap_or(u64::MAX) };
         let room = limit.max(1).saturating_sub(found.lines.len());

@@ -118,6 +118,12 @@ impl Syncer {
         self.lock().file.clone()
     }
 
+    /// The path of the current file, and whether it has a line.
+    pub(super) fn current_path(&self) -> (PathBuf, bool) {
+        let current = self.lock();
+        (current.path.clone(), self.written.load(Ordering::Acquire) > 0)
+    }
+
     /// Returns what happened to the current file, if it was removed, moved, replaced or truncated.
     pub(super) fn lost_reason(&self) -> Option<&'static str> {
         if !self.is_lost.load(Ordering::Acquire) {

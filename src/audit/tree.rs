@@ -15,8 +15,9 @@ use super::backwards::BackwardLines;
 use super::files::{first_seq, log_files, open_file, sync_dir_of, with_path};
 use super::forwards::ForwardLines;
 use super::line::{LineId, WholeLine};
+use super::opened::open_present_log;
 use crate::verify::audit::merkle::{Frontier, leaf_hash};
-use crate::verify::audit::{CheckpointLine, Entry, TreeState, checkpoints_file};
+use crate::verify::audit::{CheckpointLine, Entry, TreeState, checkpoints_file, compressed_file};
 
 /// Bytes of the log that are hashed again at the start. Further ones are not: the tree begins again.
 const MAX_REBUILT: u64 = 256 << 20;
@@ -108,7 +109,12 @@ pub fn append_checkpoint(head: &LogHead, line: CheckpointLine) -> io::Result<()>
 /// Writes a checkpoint whose state of the tree is not known any more. On disk when this returns. False if the log has
 /// no such file any more, beside which nothing is written. Blocking.
 pub fn append_earlier_checkpoint(log_file: &Path, line: CheckpointLine) -> io::Result<bool> {
-    match fs::symlink_metadata(log_file) {
+    // It can have been compressed since.
+    let found = fs::symlink_metadata(log_file).or_else(|e| match e.kind() {
+        io::ErrorKind::NotFound => fs::symlink_metadata(compressed_file(log_file)),
+        _ => Err(e),
+    });
+    match found {
         Ok(metadata) if metadata.is_file() && first_seq(log_file).is_some() => {}
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(with_path(log_file, e)),
         _ => return Ok(false),
@@ -187,7 +193,7 @@ fn read_state(log_file: &Path, seq: u64) -> io::Result<(Option<TreeState>, bool)
 fn rebuild(files: &[PathBuf], state: TreeState, last: LineId) -> io::Result<Option<TreeState>> {
     let mut tree = LogTree { state, unwritten: None };
     for path in files {
-        let file = open_file(path, File::options().read(true))?;
+        let file = open_present_log(path)?;
         let mut lines = ForwardLines::new(&file, 0);
         while tree.state.seq < last.seq {
             let Some(text) = lines.next_text().map_err(|e| with_path(path, e))? else { break };

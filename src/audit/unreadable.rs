@@ -1,13 +1,13 @@
 //! Lines of the log's files that no reader understands, such as damaged ones. They are named and passed over.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::files::{log_files, open_if_present, with_path};
+use super::files::{log_files, with_path};
 use super::forwards::ForwardLines;
 use super::line::parse;
+use super::opened::{LogFile, open_log};
 use super::position::{around_seq, file_of};
 
 /// Separate places that one search names. Further ones are not named.
@@ -74,7 +74,9 @@ impl Places {
         let mut counted: Option<(PathBuf, LineCount)> = None;
         for place in self.0 {
             if counted.as_ref().is_none_or(|(path, _)| *path != place.file) {
-                let Some(file) = open_if_present(&place.file)? else { continue };
+                // One of them is open at a time.
+                counted = None;
+                let Some(file) = open_log(&place.file)? else { continue };
                 counted = Some((place.file.clone(), LineCount { file, position: 0, lines: 0 }));
             }
             let Some((_, count)) = &mut counted else { continue };
@@ -88,7 +90,7 @@ impl Places {
 
 /// Counts the lines of a file from its beginning.
 struct LineCount {
-    file: File,
+    file: LogFile,
     position: u64,
     lines: u64,
 }
@@ -118,7 +120,7 @@ impl LineCount {
 pub fn line_of(dir: &Path, seq: u64) -> io::Result<Option<(PathBuf, u64)>> {
     let files = log_files(dir)?;
     let Some(path) = files.get(file_of(&files, seq)) else { return Ok(None) };
-    let Some(file) = open_if_present(path)? else { return Ok(None) };
+    let Some(file) = open_log(path)? else { return Ok(None) };
     let begin = around_seq(&file, path, seq.saturating_sub(1)).map_err(|e| with_path(path, e))?.start;
     let mut lines = ForwardLines::new(&file, begin);
     while let Some(text) = lines.next_text().map_err(|e| with_path(path, e))? {

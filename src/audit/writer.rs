@@ -7,18 +7,20 @@
 //! write: if the log is locked, it leaves its line in the queue for the thread that holds the lock.
 
 mod new_file_pace;
+mod old_files;
 mod threads;
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::chain::ChainedLog;
+use super::compression;
 use super::event::Event;
 use super::health::{AuditHealth, SLOW_WRITE, WriteError};
 use super::index;
@@ -37,6 +39,8 @@ use crate::mutex::lock;
 
 /// Lines that may wait; further ones are refused.
 const QUEUE_CAPACITY: usize = 1024;
+/// Bytes of a thread's stack.
+const STACK_SIZE: usize = 256 * 1024;
 /// Lines of one write call.
 const MAX_BATCH: usize = 256;
 /// Batches that a worker writes, including other workers' lines, before it leaves the rest to the thread
@@ -82,6 +86,10 @@ pub(super) struct LogWriter {
     /// For the thread `audit-sync`.
     syncer: Syncer,
     closed: AtomicBool,
+    /// Whether the thread `audit-files` is to end.
+    old_files_end: (Mutex<bool>, Condvar),
+    /// The number of the last record of a removal.
+    last_removal: AtomicU64,
     health: AuditHealth,
     section: AuditSection,
     sync_gate: SyncGate,
@@ -101,6 +109,9 @@ impl LogWriter {
         if let Err(e) = index::remove_unfinished(dir) {
             tracing::warn!("what is left of an index of the audit log cannot be removed: {e}");
         }
+        if let Err(e) = compression::remove_unfinished(dir) {
+            tracing::warn!("what is left of a compressed file of the audit log cannot be removed: {e}");
+        }
         let syncer = Syncer::new(dir, log.file(), log.path())?;
         syncer.mark_written(log.length());
         let writer = Arc::new(LogWriter {
@@ -108,6 +119,8 @@ impl LogWriter {
             work_available: Condvar::new(),
             syncer,
             closed: AtomicBool::new(false),
+            old_files_end: (Mutex::new(false), Condvar::new()),
+            last_removal: AtomicU64::new(0),
             health: AuditHealth::new(log.seq(), section.sync),
             log: Mutex::new(log),
             section,
@@ -115,13 +128,15 @@ impl LogWriter {
             unanswered: Mutex::default(),
             clock,
         });
-        let spawn_thread = |name, run: fn(&LogWriter)| {
+        let spawn_thread = |name, stack_size, run: fn(&LogWriter)| {
             let writer = writer.clone();
-            let builder = std::thread::Builder::new().stack_size(256 * 1024);
+            let builder = std::thread::Builder::new().stack_size(stack_size);
             spawn_critical(builder, name, move || run(&writer))
         };
-        spawn_thread("audit", LogWriter::run_writer)?;
-        spawn_thread("audit-sync", LogWriter::run_syncer)?;
+        spawn_thread("audit", STACK_SIZE, LogWriter::run_writer)?;
+        spawn_thread("audit-sync", STACK_SIZE, LogWriter::run_syncer)?;
+        // A compressor is made on the stack.
+        spawn_thread("audit-files", 4 * STACK_SIZE, LogWriter::run_old_files)?;
         Ok((writer, findings))
     }
 
@@ -171,6 +186,11 @@ impl LogWriter {
     /// The last record and the tree; `None` while a thread has the log.
     pub(super) fn head(&self) -> Option<LogHead> {
         self.try_lock_log().map(|log| log.head())
+    }
+
+    /// The number of the last record of this process that says that files were removed; 0 if there is none.
+    pub(super) fn last_removal(&self) -> u64 {
+        self.last_removal.load(Ordering::Acquire)
     }
 
     /// Returns how many lines wait to be written.
@@ -239,6 +259,8 @@ impl LogWriter {
         self.closed.store(true, Ordering::Release);
         self.sync_gate.request();
         self.work_available.notify_all();
+        *lock(&self.old_files_end.0) = true;
+        self.old_files_end.1.notify_all();
     }
 
     /// `None` if another thread holds the log.

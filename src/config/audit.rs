@@ -22,6 +22,8 @@ const MAX_EVERY: Duration = Duration::from_secs(30 * DAY.as_secs());
 pub struct AuditSection {
     /// What is kept. Default: everything.
     pub keep: KeepLimits,
+    /// Whether files that are complete are compressed. Default: no, since a search has to decompress them.
+    pub compress: bool,
     /// When records are synced to the disk. Default: once a second.
     pub sync: AuditSync,
     /// Whether the TPM certifies the end of the log from time to time. Default: yes.
@@ -38,6 +40,7 @@ impl Default for AuditSection {
     fn default() -> AuditSection {
         AuditSection {
             keep: KeepLimits::default(),
+            compress: false,
             sync: AuditSync::default(),
             checkpoints: true,
             checkpoint_every: Duration::from_secs(3600),
@@ -140,6 +143,8 @@ mod tests {
         );
         let off = toml::from_str::<AuditSection>("checkpoints = false").unwrap();
         assert_eq!(off.checkpoint_settings(), None);
+        let compress = |text: &str| toml::from_str::<AuditSection>(text).map(|section| section.compress);
+        assert_eq!((compress("").unwrap(), compress("compress = true").unwrap()), (false, true));
         let sync = |text: &str| toml::from_str::<AuditSection>(text).map(|section| section.sync);
         assert_eq!(sync("").unwrap(), AuditSync::Interval);
         assert_eq!(sync("sync = \"always\"").unwrap(), AuditSync::Always);
@@ -156,6 +161,7 @@ mod tests {
             ("checkpoint_records = 0", "from 1 on"),
             ("checkpoints = \"off\"", "invalid type"),
             ("sync = \"never\"", "unknown variant"),
+            ("compress = \"gzip\"", "invalid type"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -113,6 +113,7 @@ pub(super) const KEYS: &[Key] = &[
                     Key::optional("age", Kind::Duration("\"90d\"")),
                 ]),
             ),
+            Key::optional("compress", Kind::Boolean),
             Key::optional("sync", Kind::Choice(&["interval", "always"])),
             Key::optional("checkpoints", Kind::Boolean),
             Key::optional("checkpoint_every", Kind::Duration("\"1h\"")),

@@ -11,6 +11,7 @@ mod attestation;
 mod audit;
 mod audit_checkpoints;
 mod audit_clients;
+mod audit_compressed;
 mod audit_damage;
 mod audit_export;
 mod audit_kept;

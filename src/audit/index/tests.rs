@@ -162,13 +162,6 @@ fn unfinished_indices_are_removed_at_the_start_and_nothing_else() {
 }
 
 #[test]
-fn an_index_leaves_room_on_the_disk() {
-    let file = tempfile::tempfile().unwrap();
-    assert!(has_room(&file, 0), "the disk of this test has 128 MiB");
-    assert!(!has_room(&file, u64::MAX - RESERVE), "no disk has this");
-}
-
-#[test]
 fn zeros_and_old_blocks_have_no_rows() {
     let log = Log::new();
     let text = [lines(1..11), vec![0; 5000], b"\n".to_vec(), lines(3..8), lines(11..21)].concat();

@@ -1,14 +1,12 @@
 //! What the threads `audit` and `audit-sync` do.
 
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::super::chain::ChainedLog;
 use super::super::event::Event;
 use super::super::record::Record;
-use super::super::tree::remove_entries;
-use super::super::{index, retention};
+use super::super::retention;
 use super::LogWriter;
 use super::new_file_pace::NewFilePace;
 use crate::mutex::lock;
@@ -17,28 +15,25 @@ use crate::mutex::lock;
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
 /// Interval of fdatasync calls.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// Files beyond the limits of what is kept are searched at the start, after a new file was started, and at
-/// this interval.
-const REMOVAL_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often it is looked whether the current file has to end by its age.
+const AGE_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl LogWriter {
-    /// Runs the thread `audit`: writes queued lines, starts new files and removes old ones.
+    /// Runs the thread `audit`: writes queued lines and starts new files.
     pub(super) fn run_writer(&self) {
         let mut new_file_pace = NewFilePace::default();
-        let mut removal_due = Instant::now();
-        let mut current = lock(&self.log).path().to_owned();
+        let mut age_check_due = Instant::now();
         while !self.closed.load(Ordering::Acquire) {
             let queue = lock(&self.queue);
             let wait_result = self.work_available.wait_timeout_while(queue, WAKE_INTERVAL, |queue| {
                 queue.is_empty() && !self.closed.load(Ordering::Acquire)
             });
             drop(wait_result);
-            let is_removal_due = Instant::now() >= removal_due;
-            if is_removal_due {
-                removal_due = Instant::now() + REMOVAL_INTERVAL;
-                self.remove_old_files();
+            let is_age_check_due = Instant::now() >= age_check_due;
+            if is_age_check_due {
+                age_check_due = Instant::now() + AGE_INTERVAL;
             }
-            let ends_by_age = is_removal_due && self.ends_by_age();
+            let ends_by_age = is_age_check_due && self.ends_by_age();
             let mut log = lock(&self.log);
             if !self.is_queue_empty() {
                 let (_, elapsed) = self.write_batch(&mut log, None);
@@ -58,10 +53,6 @@ impl LogWriter {
             }
             if self.syncer.has_failed() && new_file_pace.is_due(Instant::now()) {
                 self.start_file_after_fault(&mut log);
-            }
-            if log.path() != current {
-                current = log.path().to_owned();
-                removal_due = Instant::now();
             }
             self.report_unanswered(&mut log);
         }
@@ -113,35 +104,6 @@ impl LogWriter {
             self.health.metrics().count_record(event);
         }
         tracing::error!(event = event.name(), "{detail}");
-    }
-
-    /// Removes the files beyond the limits, after a record of it. A full disk may have no room for the
-    /// record; it is the first line that is written then.
-    fn remove_old_files(&self) {
-        let current = lock(&self.log).path().to_owned();
-        let dir = current.parent().unwrap_or(Path::new("."));
-        let result =
-            retention::removal(dir, &current, self.section.keep, self.clock.now()).and_then(|removal| {
-                let Some(removal) = removal else { return Ok(()) };
-                let event = Event::AuditFilesRemoved;
-                let record = Record::for_event(event, &removal.description, self.clock.now());
-                let body = record.to_json_members(&self.clock)?;
-                {
-                    let mut log = lock(&self.log);
-                    log.push_first_body(body);
-                    let _ = self.append(&mut log, std::iter::empty());
-                }
-                self.health.metrics().count_record(event);
-                tracing::info!(event = event.name(), "{}", removal.description);
-                removal.files.iter().try_for_each(|file| {
-                    std::fs::remove_file(file)?;
-                    remove_entries(file)
-                })?;
-                index::remove_orphans(dir)
-            });
-        if let Err(e) = result {
-            tracing::error!(event = "audit-degraded", "old files of the audit log cannot be removed: {e}");
-        }
     }
 
     /// Whether the current file has records that are to be removed earlier than it would be full.

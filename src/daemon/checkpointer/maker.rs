@@ -32,6 +32,17 @@ pub(super) enum Made {
     Busy,
 }
 
+/// What is new since the last checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct News {
+    /// The number of records.
+    pub(super) records: u64,
+    /// Whether they are in another file.
+    pub(super) has_rotated: bool,
+    /// Whether one of them says that the oldest files were removed.
+    pub(super) has_removal: bool,
+}
+
 /// The TPM with its keys.
 struct Signer {
     tpm: Tpm,
@@ -60,13 +71,13 @@ impl Maker {
         maker
     }
 
-    /// What is new since the last checkpoint: the number of records, and whether they are in another file. `None` while
-    /// a thread writes to the log.
-    pub fn news(&self) -> Option<(u64, bool)> {
+    /// What is new since the last checkpoint; `None` while a thread writes to the log.
+    pub fn news(&self) -> Option<News> {
         let head = self.deps.audit.head()?;
-        let records = head.state.seq - self.covered_seq(&head);
+        let covered = self.covered_seq(&head);
         let has_rotated = self.last_path.as_ref().is_some_and(|path| *path != head.path);
-        Some((records, has_rotated))
+        let has_removal = self.deps.audit.last_removal() > covered;
+        Some(News { records: head.state.seq - covered, has_rotated, has_removal })
     }
 
     /// The time since the last checkpoint, by the host's clock; `None` if it is not known.

@@ -22,7 +22,7 @@ use crate::verify::audit::CheckpointReason;
 pub(in crate::daemon) use deps::CheckpointDeps;
 
 use error::Error;
-use maker::{Made, Maker};
+use maker::{Made, Maker, News};
 
 /// How often the number of records is looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ async fn run(mut deps: CheckpointDeps, stop: CancellationToken) {
             () = tokio::time::sleep(POLL_INTERVAL) => {}
         }
         let now = Instant::now();
-        let Some(reason) = schedule.due(&maker, now).filter(|_| attempts.may_try(now)) else { continue };
+        let Some(reason) = schedule.due_of(&maker, now).filter(|_| attempts.may_try(now)) else { continue };
         // An attempt that has begun is not given up: what it changed in the TPM has to be written down.
         match maker.make(reason).await {
             Ok(Made::Checkpoint | Made::NothingNew) => {
@@ -95,30 +95,37 @@ struct Schedule {
 
 impl Schedule {
     /// Why a checkpoint is due; `None` if none is.
-    fn due(&self, maker: &Maker, now: Instant) -> Option<CheckpointReason> {
-        let CheckpointSettings { every, records } = self.settings;
-        let (new, has_rotated) = maker.news()?;
-        if new == 0 {
-            return None;
-        }
+    fn due_of(&self, maker: &Maker, now: Instant) -> Option<CheckpointReason> {
         // At the start, the time of an earlier process's last one counts.
         let since_last = match self.last_at {
             Some(last) => now - last,
-            None => maker.since_last().unwrap_or(every),
+            None => maker.since_last().unwrap_or(self.settings.every),
         };
+        self.due(maker.news()?, since_last)
+    }
+
+    fn due(&self, news: News, since_last: Duration) -> Option<CheckpointReason> {
+        let CheckpointSettings { every, records } = self.settings;
+        if news.records == 0 {
+            return None;
+        }
         if since_last < MIN_SPACING.min(every) {
             return None;
         }
         if let Some(reason) = self.reason {
             return Some(reason);
         }
-        if new >= records {
+        // A verification takes the removal as it is recorded only once the TPM has certified the record.
+        if news.has_removal {
+            return Some(CheckpointReason::Removal);
+        }
+        if news.records >= records {
             return Some(CheckpointReason::Records);
         }
         if since_last >= every {
             return Some(CheckpointReason::Time);
         }
-        has_rotated.then_some(CheckpointReason::Rotation)
+        news.has_rotated.then_some(CheckpointReason::Rotation)
     }
 
     fn made(&mut self, now: Instant) {
@@ -160,5 +167,29 @@ impl Attempts {
             let message = "checkpoints of the audit log are made again";
             record_completed(audit, Event::AuditCheckpointsResumed, message).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_makes_a_checkpoint_due_as_soon_as_one_is_allowed() {
+        let every = Duration::from_secs(3600);
+        let settings = CheckpointSettings { every, records: 100 };
+        let schedule = Schedule { settings, last_at: None, reason: None };
+        let news = News { records: 3, has_rotated: false, has_removal: true };
+        let second = Duration::from_secs(1);
+        assert_eq!(schedule.due(news, MIN_SPACING - second), None);
+        assert_eq!(schedule.due(news, MIN_SPACING), Some(CheckpointReason::Removal));
+        let rotated = News { has_rotated: true, ..news };
+        assert_eq!(schedule.due(rotated, MIN_SPACING), Some(CheckpointReason::Removal));
+        let other = News { has_removal: false, ..news };
+        assert_eq!(schedule.due(other, every - second), None);
+        assert_eq!(schedule.due(other, every), Some(CheckpointReason::Time));
+        assert_eq!(schedule.due(News { records: 0, ..news }, every), None);
+        let often = Schedule { settings: CheckpointSettings { every: second, ..settings }, ..schedule };
+        assert_eq!(often.due(news, second), Some(CheckpointReason::Removal));
     }
 }

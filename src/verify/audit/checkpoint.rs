@@ -9,7 +9,7 @@
 //! seq 1200                               the number of the last record
 //! head 3f7c…                             the SHA-256 digest of the last record's line
 //! time 2026-11-26T10:00:00.000Z          when the checkpoint was made
-//! reason time                            why: start, records, time, rotation, stop
+//! reason time                            why: start, records, time, rotation, removal, stop
 //! interval 100000 3600                   records and seconds after which the next one is due
 //! ```
 //!
@@ -37,16 +37,19 @@ pub enum CheckpointReason {
     Time,
     /// The log's file has changed.
     Rotation,
+    /// The oldest files of the log were removed.
+    Removal,
     /// The daemon stops.
     Stop,
 }
 
 impl CheckpointReason {
-    const ALL: [CheckpointReason; 5] = [
+    const ALL: [CheckpointReason; 6] = [
         CheckpointReason::Start,
         CheckpointReason::Records,
         CheckpointReason::Time,
         CheckpointReason::Rotation,
+        CheckpointReason::Removal,
         CheckpointReason::Stop,
     ];
 
@@ -57,6 +60,7 @@ impl CheckpointReason {
             CheckpointReason::Records => "records",
             CheckpointReason::Time => "time",
             CheckpointReason::Rotation => "rotation",
+            CheckpointReason::Removal => "removal",
             CheckpointReason::Stop => "stop",
         }
     }

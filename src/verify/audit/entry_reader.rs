@@ -18,7 +18,7 @@ impl EntryReader {
     pub(super) fn open(segment: &Segment) -> io::Result<EntryReader> {
         let path = checkpoints_file(&segment.path);
         let lines = match open(&path) {
-            Ok(file) => Some(LineReader::new(file)),
+            Ok(file) => Some(LineReader::new(Box::new(file))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };

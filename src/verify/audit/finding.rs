@@ -26,6 +26,8 @@ pub enum FindingKind {
     Truncated,
     /// The log does not have its beginning.
     BeginningMissing,
+    /// A record says that the log's beginning was removed, and no checkpoint covers that record.
+    RemovalNotCertified,
     /// The time of a record is before that of an earlier one.
     ClockBackwards,
     /// A checkpoint is not valid by itself: its form, its signatures, its NV index.
@@ -89,6 +91,12 @@ pub struct AuditReport {
     /// The number of the first record whose inclusion the last checkpoint proves: earlier ones are covered by the chain
     /// alone.
     pub tree_from: Option<u64>,
+    /// The number of the record that says that the beginning of the log was removed, where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removal_record: Option<u64>,
+    /// The number of the last record of the first valid checkpoint that covers that record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removal_certified_by: Option<u64>,
     /// When the last valid checkpoint was made, by the host's clock.
     pub checkpointed_at: Option<String>,
     /// The signed note of the last valid checkpoint.

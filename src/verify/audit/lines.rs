@@ -1,7 +1,6 @@
 //! The lines of an audit log's file, and what the verification needs of each.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use data_encoding::HEXLOWER;
@@ -24,7 +23,7 @@ const TIME_LEN: usize = "2026-11-26T10:00:00.000000Z".len();
 
 /// Reads a file line by line.
 pub(super) struct LineReader {
-    reader: BufReader<File>,
+    reader: BufReader<Box<dyn Read + Send>>,
     line: Vec<u8>,
     /// The number of the line, from 1.
     pub(super) number: u64,
@@ -46,8 +45,8 @@ pub(super) enum Place {
 }
 
 impl LineReader {
-    pub(super) fn new(file: File) -> LineReader {
-        let reader = BufReader::with_capacity(BUFFER_LEN, file);
+    pub(super) fn new(source: Box<dyn Read + Send>) -> LineReader {
+        let reader = BufReader::with_capacity(BUFFER_LEN, source);
         LineReader { reader, line: Vec::with_capacity(8192), number: 0, position: 0 }
     }
 

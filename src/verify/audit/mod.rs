@@ -6,6 +6,7 @@ mod entries;
 mod entry_reader;
 mod files;
 mod finding;
+mod gzip;
 mod keys;
 mod known;
 mod lines;
@@ -24,9 +25,11 @@ pub use checkpoint::{
 };
 pub use entries::{CheckpointLine, Entry, TreeState, VerifiedCheckpoint};
 pub use files::{
-    CHECKPOINTS_EXTENSION, LOG_EXTENSION, MAX_SEQ, checkpoints_file, first_seq, has_log_files, log_file_name,
+    CHECKPOINTS_EXTENSION, LOG_EXTENSION, MAX_SEQ, MAX_UNPACKED_LEN, beside, checkpoints_file,
+    compressed_file, first_seq, has_log_files, is_compressed, is_log_name, log_file_name,
 };
 pub use finding::{AuditReport, Finding, FindingKind, Severity};
+pub use gzip::{Crc32, GzReader};
 pub use keys::{
     AUDIT_INDEX_SIZE, AUDIT_INDICES, KEYS_FILE, KeysLine, LogKeys, MAX_KEYS_SIZE, audit_index_name,
 };

@@ -10,7 +10,7 @@ use data_encoding::{BASE64, HEXLOWER};
 use super::super::error::Error;
 use super::checkpoint::Checkpoint;
 use super::entries::{CheckpointLine, Entry, TreeState};
-use super::files::{Segment, checkpoints_file, open, segments};
+use super::files::{Segment, checkpoints_file, open, open_records, segments};
 use super::lines::{LineReader, Place, parse};
 use super::merkle::{Hash, ProofBuilder, is_consistent, is_included, leaf_hash};
 use super::note::unverified_text;
@@ -229,7 +229,7 @@ impl Log {
         let state = &start.state;
         let mut scan = Scan::after(Head { seq: state.seq, digest: state.head });
         for segment in &self.0[start.segment..] {
-            let mut lines = LineReader::new(open(&segment.path)?);
+            let mut lines = LineReader::new(open_records(&segment.path)?);
             while lines.read()? == Place::Line {
                 let line = lines.line();
                 if scan.records == 0 && parse(line).is_some_and(|members| members.seq <= state.seq) {
@@ -250,7 +250,7 @@ impl Log {
 /// Calls `each` with the valid entries beside a file of the log.
 fn for_entries(segment: &Segment, mut each: impl FnMut(Entry)) -> Result<(), ProofError> {
     let mut lines = match open(&checkpoints_file(&segment.path)) {
-        Ok(file) => LineReader::new(file),
+        Ok(file) => LineReader::new(Box::new(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(e.into()),
     };

@@ -270,6 +270,17 @@ impl SampleLog {
     }
 }
 
+/// A gzip file with this content.
+pub(super) fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut sum = super::gzip::Crc32::default();
+    sum.add(content);
+    let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    bytes.extend(miniz_oxide::deflate::compress_to_vec(content, 6));
+    bytes.extend(sum.value().to_le_bytes());
+    bytes.extend((content.len() as u32).to_le_bytes());
+    bytes
+}
+
 pub(super) fn append(path: &Path, text: &str) {
     let mut file = OpenOptions::new().append(true).create(true).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();

@@ -60,7 +60,8 @@ pub(super) struct Scan {
     pub(super) first_uncovered: Option<TimeText>,
     /// The text that a record of a removal of the log's beginning has.
     removal: Option<Vec<u8>>,
-    pub(super) is_removal_recorded: bool,
+    /// The number of that record.
+    pub(super) removal_seq: Option<u64>,
 }
 
 /// Why a line does not continue the chain.
@@ -118,7 +119,7 @@ impl Scan {
         if let Some(removal) = self.removal.as_deref().filter(|_| is_event(line, "audit-files-removed"))
             && line.windows(removal.len()).any(|window| window == removal)
         {
-            self.is_removal_recorded = true;
+            self.removal_seq = Some(seq);
             self.removal = None;
         }
     }

@@ -7,7 +7,10 @@ use std::path::Path;
 
 use super::entries::Entry;
 use super::entry_reader::EntryReader;
-use super::files::{CHECKPOINTS_EXTENSION, Segment, file_name, named, open, segments, with_path};
+use super::files::{
+    CHECKPOINTS_EXTENSION, Segment, file_name, first_seq, is_compressed, named, open, open_records, segments,
+    with_path,
+};
 use super::finding::{AuditReport, Finding, FindingKind, Severity};
 use super::keys::LogKeys;
 use super::known::KnownCheckpoints;
@@ -128,9 +131,9 @@ impl Verifier<'_> {
             return Ok(());
         }
         // What the first record says of its predecessor is all that is known of that.
-        let mut lines = LineReader::new(open(&first.path)?);
-        let members = match lines.read().map_err(|e| with_path(&first.path, &e))? {
-            Place::Line => parse(lines.line()),
+        let mut lines = LineReader::new(open_records(&first.path)?);
+        let members = match read_line(&mut lines, first)? {
+            Ok(Place::Line) => parse(lines.line()),
             _ => None,
         };
         if let Some(members) = members {
@@ -143,12 +146,12 @@ impl Verifier<'_> {
     /// Checkpoints without the records that they are of.
     fn check_orphans(&mut self, dir: &Path, segments: &[Segment]) -> io::Result<()> {
         for path in named(dir, CHECKPOINTS_EXTENSION)? {
-            let has_segment = segments.iter().any(|segment| segment.path.file_stem() == path.file_stem());
+            let has_segment = segments.iter().any(|segment| Some(segment.first_seq) == first_seq(&path));
             if has_segment {
                 continue;
             }
             // The state of the tree is written before the first record of a new file.
-            let mut lines = LineReader::new(open(&path)?);
+            let mut lines = LineReader::new(Box::new(open(&path)?));
             while lines.read().map_err(|e| with_path(&path, &e))? == Place::Line {
                 if let Ok(Entry::Checkpoint(line)) = Entry::parse(lines.line())
                     && let Ok(checkpoint) = line.unverified()
@@ -169,7 +172,7 @@ impl Verifier<'_> {
     fn check_segment(&mut self, segment: &Segment, next: Option<&Segment>) -> io::Result<bool> {
         let name = segment.name();
         let mut entries = EntryReader::open(segment)?;
-        let mut lines = LineReader::new(open(&segment.path)?);
+        let mut lines = LineReader::new(open_records(&segment.path)?);
         let mut reported = 0;
         loop {
             self.take_entries(&mut entries)?;
@@ -177,7 +180,15 @@ impl Verifier<'_> {
                 // The state with which the directory begins can be that of a checkpoint before it.
                 self.check_known();
             }
-            let place = lines.read().map_err(|e| with_path(&segment.path, &e))?;
+            let place = match read_line(&mut lines, segment)? {
+                Ok(place) => place,
+                Err(damage) => {
+                    let text = format!("from this line on, the file cannot be decompressed: {damage}");
+                    let place = (&*name, lines.number + 1);
+                    self.add(Severity::Bad, FindingKind::Format, place, None, text);
+                    return Ok(false);
+                }
+            };
             let number = lines.number;
             match place {
                 Place::End => break,
@@ -218,7 +229,7 @@ impl Verifier<'_> {
             self.add_jumps(false);
             if lines.position - reported >= PROGRESS_STEP {
                 reported = lines.position;
-                (self.progress)(self.done + reported, self.total);
+                (self.progress)(self.done + reported.min(segment.length), self.total);
             }
         }
         self.take_entries(&mut entries)?;
@@ -231,8 +242,8 @@ impl Verifier<'_> {
     /// says that bytes were lost.
     fn is_declared_remainder(&self, next: Option<&Segment>) -> io::Result<bool> {
         let Some(next) = next else { return Ok(false) };
-        let mut lines = LineReader::new(open(&next.path)?);
-        if lines.read().map_err(|e| with_path(&next.path, &e))? != Place::Line {
+        let mut lines = LineReader::new(open_records(&next.path)?);
+        if read_line(&mut lines, next)? != Ok(Place::Line) {
             return Ok(false);
         }
         let is_declared = parse(lines.line()).is_some_and(|members| members.event == "audit-torn");
@@ -257,7 +268,7 @@ impl Verifier<'_> {
             return Ok(());
         };
         let digest = sha256(lines.line());
-        let is_continued = lines.read()? == Place::Line
+        let is_continued = lines.read().is_ok_and(|place| place == Place::Line)
             && parse(lines.line()).is_some_and(|next| next.prev == digest && next.seq == members.seq + 1);
         if is_continued && number > 1 {
             let seq = members.seq - 1;
@@ -305,13 +316,38 @@ impl Verifier<'_> {
 
     fn check_missing_beginning(&mut self) {
         let Some(first) = self.scan.first_seq.filter(|_| !self.has_beginning) else { return };
-        let (severity, text) = match (self.scan.is_removal_recorded, self.options.partial) {
-            (true, _) => (Severity::Warning, "they were removed by [audit] keep, as a record says"),
-            (false, true) => (Severity::Warning, "nothing is known of them"),
-            (false, false) => (Severity::Bad, "no record says that they were removed"),
+        let removal = self.scan.removal_seq;
+        self.report.removal_record = removal;
+        let (severity, text) = match (removal, self.options.partial) {
+            (Some(removal), _) => {
+                let certified = match self.report.removal_certified_by {
+                    Some(seq) => format!(", and the checkpoint of record {seq} certifies that record"),
+                    None => String::new(),
+                };
+                let text = format!("they were removed by [audit] keep, as record {removal} says{certified}");
+                (Severity::Warning, text)
+            }
+            (None, true) => (Severity::Warning, "nothing is known of them".to_owned()),
+            (None, false) => (Severity::Bad, "no record says that they were removed".to_owned()),
         };
         let text = format!("records 1 to {} are not in the directory: {text}", first - 1);
-        self.add(severity, FindingKind::BeginningMissing, ("", 0), None, text);
+        self.add(severity, FindingKind::BeginningMissing, ("", 0), removal, text);
+        self.check_removal_certified();
+    }
+
+    /// Who can write to the directory can remove the beginning and write a record of that after the last checkpoint.
+    fn check_removal_certified(&mut self) {
+        let Some(removal) = self.scan.removal_seq.filter(|_| !self.options.chain_only) else { return };
+        if self.report.removal_certified_by.is_some() {
+            return;
+        }
+        let text = format!(
+            "no checkpoint covers record {removal}, which says that the beginning of the log was removed: who can \
+             write to the directory can have removed it and written that record. The daemon makes a checkpoint after \
+             a removal, at most 10 minutes later: verify a later copy, or use --partial"
+        );
+        let severity = if self.options.partial { Severity::Warning } else { Severity::Bad };
+        self.add(severity, FindingKind::RemovalNotCertified, ("", 0), Some(removal), text);
     }
 
     fn check_not_covered(&mut self, name: &str) {
@@ -335,6 +371,17 @@ impl Verifier<'_> {
             String::new()
         };
         self.add(Severity::Warning, FindingKind::NotCovered, (name, 0), Some(covered + 1), text + &late);
+    }
+}
+
+/// Reads a line. The inner error says how a compressed file is damaged.
+fn read_line(lines: &mut LineReader, segment: &Segment) -> io::Result<Result<Place, String>> {
+    match lines.read() {
+        Ok(place) => Ok(Ok(place)),
+        Err(e) if is_compressed(&segment.path) && e.kind() == io::ErrorKind::InvalidData => {
+            Ok(Err(e.to_string()))
+        }
+        Err(e) => Err(with_path(&segment.path, &e)),
     }
 }
 

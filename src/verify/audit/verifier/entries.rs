@@ -105,6 +105,9 @@ impl Verifier<'_> {
         let checkpoint = verified.checkpoint;
         self.report.checkpoints += 1;
         self.report.covered_to = Some(checkpoint.seq);
+        if self.scan.removal_seq.is_some_and(|seq| seq <= checkpoint.seq) {
+            self.report.removal_certified_by.get_or_insert(checkpoint.seq);
+        }
         self.report.tree_from = Some(checkpoint.begins_after + 1);
         self.report.checkpointed_at = Some(checkpoint.time.to_string());
         self.report.note = Some(line.note.clone());
