@@ -9,10 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hostbadge::agents::AgentRegistry;
+use hostbadge::anomaly::Anomalies;
 use hostbadge::api::{Api, Closer, ConnectionLimits, Pace, Server, WorkerPool, WorkloadApi};
+use hostbadge::approvals::Approvals;
 use hostbadge::audit::{Audit, Journal};
 use hostbadge::clock::{Clock, ClockState, Zone};
-use hostbadge::config::{KeepLimits, LogTarget};
+use hostbadge::config::{AnomalyActions, ApprovalsSection, AuditSection, LogTarget};
 use hostbadge::credentials::CredentialStore;
 use hostbadge::federation::Federation;
 use hostbadge::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, RotationPolicy, TpmSigner};
@@ -22,7 +24,6 @@ use hostbadge::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
 use hostbadge::revocation::Revocations;
 use hostbadge::revocation::status::StatusLists;
-use hostbadge::risk::RiskClass;
 use hostbadge::service::{HostFiles, IdentityService, Invocations, ServiceDeps, ServiceManager};
 use hostbadge::tpm::TpmState;
 use tokio::sync::watch;
@@ -49,7 +50,7 @@ fn socket() -> &'static Path {
 fn serve(dir: &Path, listener: UnixListener) {
     let clock = Clock::System;
     let journal = Journal::start(LogTarget::Stderr, clock.clone()).unwrap();
-    let audit = Audit::open(dir, KeepLimits::default(), journal, clock.clone()).unwrap();
+    let audit = Audit::open(dir, AuditSection::default(), journal, clock.clone()).unwrap();
     let unlimited = || Rate { per_second: 1_000_000, burst: 1_000_000 };
     let tpm = watch::channel(None).1;
     let names = Names::start([]).unwrap();
@@ -71,6 +72,9 @@ fn serve(dir: &Path, listener: UnixListener) {
         credentials: CredentialStore::new(dir, clock.clone()),
         revocations: Revocations::new(dir, clock.clone()),
         invocations: Invocations::new(HostFiles::of_host()),
+        approvals: Approvals::new(ApprovalsSection::default(), clock.clone()),
+        anomalies: Anomalies::new(clock.clone(), Zone::default(), Duration::from_secs(7 * 86_400)),
+        anomaly_actions: AnomalyActions::default(),
         signals: Vec::new(),
         status_lists: statuses.clone(),
         service_manager: ServiceManager::default(),
@@ -99,14 +103,15 @@ fn serve(dir: &Path, listener: UnixListener) {
         posture_commands: hostbadge::posture::command_channel().0,
         key_admin: hostbadge::issue::key_command_channel().0,
         keystore: watch::channel(None).1,
-        rotation_policy: RotationPolicy {
-            interval: Duration::from_secs(86_400),
-            publish_before: Duration::from_secs(3_600),
-            risk: RiskClass::Low,
-            key_encryption: Duration::from_secs(86_400),
-        },
+        rotation_policy: RotationPolicy::new(Duration::from_secs(86_400), Duration::from_secs(3_600)),
         certificate_issuer: CertificateIssuer::new(Duration::from_secs(3600)),
-        admin_policy: AdminPolicy { admin_group: "none".into(), names, dev_uid: None },
+        admin_policy: AdminPolicy {
+            admin_group: "none".into(),
+            metrics_group: "none".into(),
+            names,
+            dev_uid: None,
+        },
+        agent_series: 0,
     });
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -115,10 +120,7 @@ fn serve(dir: &Path, listener: UnixListener) {
         let api = Api::Workload(WorkloadApi::new(service.with_inline_audit()).unwrap());
         let pace = Arc::new(Pace::new(1_000_000, 1_000_000));
         let (limits, closer) = (ConnectionLimits::new(64, 64), Closer::start().unwrap());
-        Server::new(listener, api, limits, pace, Some(workers), closer, stop.clone())
-            .unwrap()
-            .run()
-            .await;
+        Server::new(listener, api, limits, pace, Some(workers), closer, stop.clone()).unwrap().run().await;
     });
 }
 
