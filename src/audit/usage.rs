@@ -6,7 +6,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::agent_usage::{AgentUsage, AudienceUsage, MIN_USAGE_PERIOD, read_usage};
+use super::agent_usage::{AgentUsage, AudienceUsage, MIN_USAGE_PERIOD};
+use super::usage_reader::read_usage;
 use crate::agents::{AgentEntry, AgentSet, Grant, Lint};
 use crate::clock::Timestamp;
 use crate::config::Diagnostic;
@@ -42,7 +43,7 @@ pub fn usage_lints(
         let since = since.max(Timestamp::from_secs(changed.as_secs()));
         usages.insert(entry.name.as_str(), AgentUsage::from_time(since));
     }
-    let from = read_usage(dir, &mut usages, since)?.from;
+    let from = read_usage(dir, &mut usages, since)?.from.max(since);
     let mut report = UsageReport { lints: Vec::new(), from, left_out: 0 };
     for (entry, file, line) in agents.with_files() {
         let Some(usage) = usages.get(entry.name.as_str()) else { continue };
