@@ -67,7 +67,7 @@ const REQUESTS: [(&str, &str, &str); 27] = [
         "sign review",
         concat!(
             r#"{"sha256":"d","reviewer":"r","since":"2026-11-01T00:00:00Z","until":"2026-11-27T00:00:00Z","#,
-            r#""agents":1,"unused_agents":0,"never_seen":0,"unused_rights":0}"#
+            r#""agents":1,"unused_agents":0,"not_seen":0,"unused_rights":0}"#
         ),
         r#"["d","r",null,"2026-11-01T00:00:00Z","2026-11-27T00:00:00Z",1,0,0,0]"#,
     ),
