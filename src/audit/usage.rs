@@ -66,10 +66,14 @@ fn about_agent(entry: &AgentEntry, usage: &AgentUsage, since: Timestamp) -> Vec<
              more"
         ))];
     }
+    let refused = &usage.refused;
+    let is_refused = |grant: &Grant| refused.has_others || refused.audiences.contains(&grant.audience);
     let about = |grant: &Grant| {
         match usage.by_audience.get(&grant.audience) {
         Some(used) => about_grant(grant, used, since),
         None if usage.is_cut => Vec::new(),
+        // It was asked for and refused, and may be needed.
+        None if is_refused(grant) => Vec::new(),
         None => vec![Lint::UnusedGrant.about(format_args!(
             "nothing was issued for the audience {:?} since {since}, by the audit log; remove its grant if it is \
              not needed any more",
@@ -177,6 +181,16 @@ mod tests {
         assert_eq!(lints.len(), 1, "{lints:#?}");
         assert!(lints[0].starts_with("a: the agent requested nothing since"), "{lints:#?}");
         assert!(lints[0].ends_with("[unused-agent]"), "{lints:#?}");
+    }
+
+    #[test]
+    fn what_was_asked_for_and_refused_is_not_named() {
+        let refused = "\"event\":\"request-refused\",\"agent\":\"b\",\"audience\":\"https://b\",\
+                       \"reason\":\"access_denied\"";
+        let (lints, _) = lints(&[START, (DAY * 2, TOKEN), (DAY, refused)], [DAY * 100; 2]);
+        let of_b: Vec<&String> = lints.iter().filter(|lint| lint.starts_with("b: ")).collect();
+        assert_eq!(of_b.len(), 1, "{of_b:#?}");
+        assert!(of_b[0].starts_with("b: nothing was issued for the audience \"https://a\""), "{of_b:#?}");
     }
 
     #[test]

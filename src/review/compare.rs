@@ -34,6 +34,8 @@ pub(super) fn review_agent(entry: &AgentEntry, file: &Path, usage: &AgentUsage, 
     let is_given = usage.last_given.is_some();
     let refused = &usage.refused;
     let is_refused = refused.has_others || !refused.audiences.is_empty() || !refused.credentials.is_empty();
+    // Of an agent that asked for something and got nothing, the records do not say what it needs.
+    let basis = Basis { is_enough: basis.is_enough && (is_given || !is_refused), ..basis };
     let narrows = basis.is_enough && is_given;
     let is_of_unit = entry.selectors.unit.is_some();
     let comparison = Comparison { usage, of_roles: &of_roles, basis, narrows, is_of_unit };
@@ -55,7 +57,6 @@ pub(super) fn review_agent(entry: &AgentEntry, file: &Path, usage: &AgentUsage, 
     };
     review.state = match (basis.is_enough, is_given) {
         (false, _) => AgentState::Unknown,
-        (true, false) if is_refused => AgentState::Unknown,
         (true, false) => AgentState::Unused,
         (true, true) if review.has_narrowing() => AgentState::Narrow,
         (true, true) => AgentState::Keep,
@@ -244,7 +245,8 @@ mod tests {
             *usage = AgentUsage::from_time(usage.since);
             usage.refused.audiences.insert("y".to_owned());
         };
-        assert_eq!(review(TEXT, given_nothing, NONE).state, AgentState::Unknown);
+        let row = review(TEXT, given_nothing, NONE);
+        assert_eq!((row.state, row.counts.unused()), (AgentState::Unknown, 0));
         let nothing = |usage: &mut AgentUsage| *usage = AgentUsage::from_time(usage.since);
         assert_eq!(review(TEXT, nothing, NONE).state, AgentState::Unused);
     }

@@ -118,7 +118,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ReviewArgs) -> Result<E
         print_text(arguments.diff, &review)?;
     }
     let failed = match arguments.apply {
-        true => apply_files(arguments, &files, &mut review, source.approvals.is_some())?,
+        true => apply_files(arguments, &files, &mut review, source.approvals.is_some()),
         false => None,
     };
     if common.json {
@@ -137,19 +137,19 @@ fn print_text(diff: bool, review: &Review) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Replaces the files, says what was done, and notes it in the review. Returns why a file was not replaced.
+/// Replaces the files, says what was done, and notes it in the review. Returns what failed.
 fn apply_files(
     arguments: &ReviewArgs,
     files: &[NarrowedFile],
     review: &mut Review,
     needs_two: bool,
-) -> Result<Option<CliError>, CliError> {
+) -> Option<CliError> {
     let Applied { done, failed } = apply::apply(files, review.period.until);
     apply::sentences(&done, needs_two).iter().for_each(note);
     review.applied = Some(done);
     // It has the same JSON as the output.
-    write_page(arguments, review)?;
-    Ok(failed)
+    let written = write_page(arguments, review);
+    failed.or(written.err())
 }
 
 /// The policies of the configuration, or those beside the agents that are named.
