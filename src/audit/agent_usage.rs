@@ -283,15 +283,15 @@ mod tests {
         assert!(counted.refused.has_others);
         let cut = read(&[r#""event":"request-refused","audience":"x… (900 bytes, sha256 00)""#]);
         assert!(cut.refused.has_others);
-        let loaded = r#""event":"credential-released","credential":"c","detail":"loaded by the service manager for the unit""#;
-        assert!(read(&[loaded]).has_loaded);
+        let loaded = format!(r#""event":"credential-released","credential":"c","detail":"{LOADED}""#);
+        assert!(read(&[&loaded]).has_loaded);
         let of = |invocation: &str| {
             format!(r#""event":"introspected","peer":{{"uid":1,"invocation":"{invocation}"}}"#)
         };
         assert!(!read(&[&of("i"), &of("i")]).has_started);
         assert!(read(&[&of("i"), &of("j")]).has_started);
         let mut joined = read(&[&of("i")]);
-        joined.join(read(&[&of("j"), loaded]));
+        joined.join(read(&[&of("j"), &loaded]));
         assert!(joined.has_started && joined.has_loaded && joined.credentials["c"].count == 1);
     }
 }

@@ -191,7 +191,7 @@ mod tests {
         AudienceUsage { count: 1, last: Some(AT), scopes, lifetime, ..AudienceUsage::default() }
     }
 
-    /// The review of an agent that has used `x`, and may use `y`, the credential `c` and, by its unit, `c` at its start.
+    /// The review of an agent that has used `x`, and may also use `y` and the credential `c`.
     fn review(
         text: &str,
         change: impl FnOnce(&mut AgentUsage),

@@ -5,10 +5,10 @@
 //! agents' own files what was not used ([`narrow()`]), and keeps only a text that the daemon would read, that gives
 //! no further right and still gives what was used. [`Document`] reads a review again, from its JSON or from its page.
 //!
-//! Nothing is called unused that the log cannot show. The use of an agent is not known where the log lacks records, and
-//! where the log or the agent's file is younger than the period, or than a day. That of a right is not known where a
-//! record does not have all audiences or scopes, where the agent asked for it and was refused, for credentials whose use
-//! is not recorded, and for those that a unit can have loaded when it started, before the period.
+//! Nothing is called unused that the log cannot show. The use of an agent is not known where the log lacks records,
+//! and where the log or the agent's file is younger than the period, or than a day. That of a right is not known where
+//! a record does not have all audiences or scopes, where the agent asked for it and was refused, for credentials whose
+//! use is not recorded, and for those that a unit can have loaded when it started, before the period.
 
 mod changed;
 mod compare;

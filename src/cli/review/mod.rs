@@ -1,10 +1,10 @@
 //! `hostbadge review`: what agents may do against what they did, the narrowed files, and the signature of a reviewer.
 
 mod apply;
+mod host;
 mod sign;
 mod text;
 
-use std::fs;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use apply::Applied;
+use host::host_name;
 
 use super::agent_lint::read_agents;
 use super::common::CommonArgs;
@@ -25,8 +26,6 @@ use crate::config::{Config, escape_unprintable};
 use crate::policy::cedar::PolicySet;
 use crate::review::{self, NarrowedFile, Review, ReviewRequest, narrowed_files, to_json};
 
-/// The name that this host gave itself.
-const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 /// The permissions of the page, which names agents and what they may do.
 const PAGE_MODE: u32 = 0o600;
 
@@ -179,8 +178,4 @@ fn write_page(arguments: &ReviewArgs, review: &Review) -> Result<(), CliError> {
     let Some(file) = &arguments.html else { return Ok(()) };
     let json = to_json(review).map_err(CliError::local)?;
     write_file(file, review::page(review, &json).as_bytes(), PAGE_MODE)
-}
-
-fn host_name() -> String {
-    fs::read_to_string(HOSTNAME_FILE).map(|name| name.trim().to_owned()).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use super::super::common::{CommonArgs, print_json};
 use super::super::error::CliError;
 use super::super::files::{read_file, read_stdin};
 use super::super::table::KeyValueTable;
-use super::host_name;
+use super::host::host_name;
 use crate::clock::Clock;
 use crate::plural::counted;
 use crate::review::Document;
