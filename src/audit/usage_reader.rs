@@ -28,7 +28,7 @@ const OLDER_RECORDS: usize = 10_000;
 pub struct KnownPeriod {
     /// The time from which all records are known. Of an empty log it is far in the future.
     pub from: Timestamp,
-    /// Numbers in the part of the log that was read that no line has, and records that cannot be read.
+    /// Numbers in this part of the log that no line has, and records that cannot be read.
     pub missing: u64,
     /// Why nothing is known of the time before `from`; `None` where that is the begin that was asked for.
     pub bound: Option<KnownBound>,
@@ -77,7 +77,6 @@ fn read_within(
     let mut query = AuditQuery::default();
     for _ in 0..limits.pages {
         let page = read_page(dir, &query, limits.page_records)?;
-        reading.missing += page.missing.iter().map(|range| range.to - range.from + 1).sum::<u64>();
         reading.add_page(&page);
         if reading.older >= limits.older_records {
             return Ok(KnownPeriod { from: since, missing: reading.missing, bound: None });
@@ -98,6 +97,8 @@ struct Reading<'a, 'b> {
     pending: HashMap<&'b str, AgentUsage>,
     since: Timestamp,
     missing: u64,
+    /// As `pending`, of missing records.
+    pending_missing: u64,
     /// Consecutive records that are older than the period, up to the one that was read last.
     older: usize,
     /// The time of the record that was read last of those whose clock can be believed.
@@ -125,6 +126,7 @@ impl<'a, 'b> Reading<'a, 'b> {
             pending: HashMap::new(),
             since,
             missing: 0,
+            pending_missing: 0,
             older: 0,
             believed: None,
             unbelieved: None,
@@ -135,12 +137,27 @@ impl<'a, 'b> Reading<'a, 'b> {
     }
 
     fn add_page(&mut self, page: &AuditPage) {
+        let mut gaps = page.missing.iter().rev().peekable();
         for record in page.records.iter().rev() {
-            match serde_json::from_str(record.get()) {
-                Ok(record) => self.add(&record),
+            let Ok(record) = serde_json::from_str::<UsedRecord<'_>>(record.get()) else {
                 // It could have shown a use.
-                Err(_) => self.missing += 1,
+                self.note_missing(1);
+                continue;
+            };
+            while let Some(gap) = gaps.next_if(|gap| gap.from > record.seq) {
+                self.note_missing(gap.to - gap.from + 1);
             }
+            self.add(&record);
+        }
+        gaps.for_each(|gap| self.note_missing(gap.to - gap.from + 1));
+    }
+
+    /// Notes records that are not known, before the one that was read last. If that is older than the period, they are
+    /// too, unless one before them is of the period.
+    fn note_missing(&mut self, count: u64) {
+        match self.older {
+            0 => self.missing += count,
+            _ => self.pending_missing += count,
         }
     }
 
@@ -180,6 +197,7 @@ impl<'a, 'b> Reading<'a, 'b> {
 
     /// The records since the last one of the period are of the period too: one before them is.
     fn count_pending(&mut self) {
+        self.missing += std::mem::take(&mut self.pending_missing);
         for (name, pending) in self.pending.drain() {
             if let Some(usage) = self.usages.get_mut(name) {
                 usage.join(pending);
@@ -333,5 +351,16 @@ mod tests {
         assert_eq!(read_of(dir.path(), ALL).1.missing, 1);
         std::fs::write(&file, text.replace("\"audience\":\"x\"", "\"audience\":7")).unwrap();
         assert_eq!(read_of(dir.path(), ALL).1.missing, 1);
+        // What is missing of the time before the period does not count, unless its time is not known.
+        let first = |ago: u64| {
+            let times = [(NOW - ago * DAY, STARTED), (NOW - 50 * DAY, TOKEN), (NOW - 40 * DAY, STARTED)];
+            let dir = log_of(&[times[0], times[1], times[2], (NOW - 2 * DAY, STARTED)]);
+            let file = dir.path().join(format!("{:020}.jsonl", 1));
+            let text = std::fs::read_to_string(&file).unwrap();
+            let kept = text.lines().filter(|line| !line.contains("\"x\""));
+            std::fs::write(&file, kept.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+            read_of(dir.path(), ALL).1.missing
+        };
+        assert_eq!((first(60), first(20)), (0, 1));
     }
 }

@@ -9,6 +9,8 @@ use crate::clock::Timestamp;
 /// The members of a line that count.
 #[derive(Debug, Deserialize)]
 pub(super) struct UsedRecord<'a> {
+    #[serde(default)]
+    pub(super) seq: u64,
     pub(super) time: Timestamp,
     #[serde(borrow)]
     pub(super) event: Cow<'a, str>,
