@@ -45,6 +45,31 @@ pub struct EvaluatedAttributes {
     pub ttl: bool,
 }
 
+impl EvaluatedAttributes {
+    /// All of them: for policies that are not known.
+    pub const ALL: EvaluatedAttributes = EvaluatedAttributes {
+        roles: true,
+        owner: true,
+        posture: true,
+        assurance: true,
+        approved: true,
+        exe_sha256: true,
+        scopes: true,
+        ttl: true,
+    };
+    /// None: for a host without policies.
+    pub const NONE: EvaluatedAttributes = EvaluatedAttributes {
+        roles: false,
+        owner: false,
+        posture: false,
+        assurance: false,
+        approved: false,
+        exe_sha256: false,
+        scopes: false,
+        ttl: false,
+    };
+}
+
 /// The digest that an administrator approves: that of the files of agents and roles, and, where there are policies,
 /// SHA-256 of it and theirs. 64 hexadecimal digits.
 pub(super) fn joined_digest(agents: &str, beside: Option<&[u8; 32]>) -> String {

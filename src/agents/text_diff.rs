@@ -14,7 +14,7 @@ use super::source::FileRules;
 
 impl AgentSet {
     /// Reads `text` as "hostbadge agent check" would read it in `file`, with the roles of this set, and compares the
-    /// agent that it describes with `before`.
+    /// agent that it describes with `before`, under policies that evaluate these attributes.
     ///
     /// # Errors
     /// The faults of the text, at most 50.
@@ -24,10 +24,11 @@ impl AgentSet {
         file: &Path,
         text: &str,
         rules: FileRules,
+        evaluates: EvaluatedAttributes,
     ) -> Result<(AgentEntry, RightsDiff), Vec<Diagnostic>> {
         let after = read_text(file, text, rules, self.roles())?;
         let of_one = |entry: &AgentEntry| AgentSet::of_one(Arc::new(entry.clone()));
-        let diff = RightsDiff::between(&of_one(before), &of_one(&after), EvaluatedAttributes::default());
+        let diff = RightsDiff::between(&of_one(before), &of_one(&after), evaluates);
         Ok((after, diff))
     }
 }
@@ -42,11 +43,18 @@ mod tests {
         let agents = read(&[("a.toml", VALID_AGENT)]).unwrap();
         let before = agents.get("a").unwrap();
         let rules = FileRules { trust_domain_length: 35, requires_owner: false };
-        let compare = |text: &str| agents.compare_text(before, Path::new("a.toml"), text, rules);
+        let none = EvaluatedAttributes::default();
+        let under =
+            |text: &str, evaluates| agents.compare_text(before, Path::new("a.toml"), text, rules, evaluates);
+        let compare = |text: &str| under(text, none);
         let (same, diff) = compare(VALID_AGENT).unwrap();
         assert_eq!((&same, diff.count), (&**before, 0));
         let (_, diff) = compare(&VALID_AGENT.replace("[\"r\"]", "[]")).unwrap();
         assert_eq!((diff.count, diff.widening), (1, 0));
+        // A policy may refuse because of a scope.
+        let evaluates = EvaluatedAttributes { scopes: true, ..none };
+        let (_, diff) = under(&VALID_AGENT.replace("[\"r\"]", "[]"), evaluates).unwrap();
+        assert_eq!((diff.count, diff.widening), (1, 1));
         let (_, diff) = compare(&VALID_AGENT.replace("[\"r\"]", "[\"r\", \"w\"]")).unwrap();
         assert_eq!((diff.count, diff.widening), (1, 1));
         let faults = compare(&VALID_AGENT.replace("scopes", "scpoes")).unwrap_err();

@@ -2,22 +2,18 @@
 //! and which credentials.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use super::event::{Event, Outcome};
-use super::filter::{AuditQuery, PageStart};
-use super::query::{AuditPage, read_page};
 use super::used_record::UsedRecord;
 use crate::clock::Timestamp;
+use crate::policy::ErrorCode;
 
-/// Pages that are read, of at most 2 MiB of records each; of a longer log, the latest records count.
-const MAX_PAGES: usize = 256;
-/// Records of one page.
-const PAGE_RECORDS: usize = 10_000;
 /// The mark with which a text of the log ends that was cut.
 const CUT_MARK: &str = "… (";
+
+/// The detail of a release to a service manager, which loads credentials when a unit starts.
+pub(super) const LOADED: &str = "loaded by the service manager for the unit";
 
 /// What was not used for a shorter time says nothing.
 pub const MIN_USAGE_PERIOD: Duration = Duration::from_secs(86_400);
@@ -37,6 +33,25 @@ pub struct AgentUsage {
     pub is_cut: bool,
     /// The credentials that were released, by name.
     pub credentials: BTreeMap<String, CredentialUsage>,
+    /// What the agent asked for and was refused, although it may be granted.
+    pub refused: RefusedUsage,
+    /// Whether the service manager has loaded a credential when the agent's unit started.
+    pub has_loaded: bool,
+    /// Whether the agent's unit was started in the period: records have more than one invocation of it.
+    pub has_started: bool,
+    /// The invocation of one record.
+    invocation: Option<String>,
+}
+
+/// What an agent asked for and did not get. A request for what it has no grant for does not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RefusedUsage {
+    /// The audiences.
+    pub audiences: BTreeSet<String>,
+    /// The names of the credentials.
+    pub credentials: BTreeSet<String>,
+    /// Whether further requests were refused of which it is not recorded what they were for.
+    pub has_others: bool,
 }
 
 /// What was issued to one agent for one audience.
@@ -52,6 +67,10 @@ pub struct AudienceUsage {
     pub is_cut: bool,
     /// The longest lifetime, in seconds.
     pub lifetime: u64,
+    /// The latest expiry, as a NumericDate.
+    pub expires: u64,
+    /// Whether JWT-SVIDs are among them, which have no scope and are decided with all scopes of the grant.
+    pub has_svids: bool,
 }
 
 /// The releases of one credential to one agent.
@@ -61,15 +80,6 @@ pub struct CredentialUsage {
     pub count: u64,
     /// When it was released last.
     pub last: Option<Timestamp>,
-}
-
-/// The part of the period that the log covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnownPeriod {
-    /// The time from which all records are known. Of an empty log it is far in the future.
-    pub from: Timestamp,
-    /// Numbers in this part of the log that no line has.
-    pub missing: u64,
 }
 
 impl AgentUsage {
@@ -82,10 +92,42 @@ impl AgentUsage {
             by_audience: HashMap::new(),
             is_cut: false,
             credentials: BTreeMap::new(),
+            refused: RefusedUsage::default(),
+            has_loaded: false,
+            has_started: false,
+            invocation: None,
         }
     }
 
-    fn add(&mut self, record: &UsedRecord<'_>) {
+    /// Adds what other records have.
+    pub(super) fn join(&mut self, other: AgentUsage) {
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.last_given = self.last_given.max(other.last_given);
+        self.is_cut |= other.is_cut;
+        for (audience, other) in other.by_audience {
+            let usage = self.by_audience.entry(audience).or_default();
+            usage.count += other.count;
+            usage.last = usage.last.max(other.last);
+            usage.scopes.extend(other.scopes);
+            usage.is_cut |= other.is_cut;
+            usage.lifetime = usage.lifetime.max(other.lifetime);
+            usage.expires = usage.expires.max(other.expires);
+            usage.has_svids |= other.has_svids;
+        }
+        for (name, other) in other.credentials {
+            let usage = self.credentials.entry(name).or_default();
+            usage.count += other.count;
+            usage.last = usage.last.max(other.last);
+        }
+        self.refused.audiences.extend(other.refused.audiences);
+        self.refused.credentials.extend(other.refused.credentials);
+        self.refused.has_others |= other.refused.has_others;
+        self.has_loaded |= other.has_loaded;
+        self.has_started |= other.has_started;
+        other.invocation.iter().for_each(|invocation| self.add_invocation(invocation));
+    }
+
+    pub(super) fn add(&mut self, record: &UsedRecord<'_>) {
         let event = Event::from_name(&record.event);
         let outcome = event.map(Event::outcome);
         if !matches!(outcome, Some(Outcome::Granted | Outcome::Refused)) {
@@ -93,12 +135,19 @@ impl AgentUsage {
         }
         let latest = |known: Option<Timestamp>| known.max(Some(record.time));
         self.last_seen = latest(self.last_seen);
-        if outcome == Some(Outcome::Granted) {
-            self.last_given = latest(self.last_given);
+        if let Some(invocation) = record.peer.as_ref().and_then(|peer| peer.invocation.as_deref()) {
+            self.add_invocation(invocation);
+        }
+        match outcome {
+            Some(Outcome::Refused) => self.add_refusal(record),
+            _ if event.is_some_and(is_given) => self.last_given = latest(self.last_given),
+            _ => {}
         }
         match event {
-            Some(Event::TokenIssued | Event::SvidIssued) => self.add_token(record),
+            Some(Event::TokenIssued) => self.add_token(record, false),
+            Some(Event::SvidIssued) => self.add_token(record, true),
             Some(Event::CredentialReleased) => {
+                self.has_loaded |= record.detail.as_deref() == Some(LOADED);
                 if let Some(name) = record.credential.as_deref() {
                     let usage = self.credentials.entry(name.to_owned()).or_default();
                     usage.count += 1;
@@ -109,7 +158,33 @@ impl AgentUsage {
         }
     }
 
-    fn add_token(&mut self, record: &UsedRecord<'_>) {
+    /// The records of one invocation do not show when it began. The second one began after the first.
+    fn add_invocation(&mut self, invocation: &str) {
+        match self.invocation.as_deref() {
+            None => self.invocation = Some(invocation.to_owned()),
+            Some(known) => self.has_started |= known != invocation,
+        }
+    }
+
+    fn add_refusal(&mut self, record: &UsedRecord<'_>) {
+        let refused = &mut self.refused;
+        // Those that have no record can have been for anything.
+        refused.has_others |= record.suppressed > 0;
+        let reason = record.reason.as_deref();
+        let is_not_granted = [ErrorCode::InvalidTarget, ErrorCode::InvalidScope]
+            .iter()
+            .any(|code| reason == Some(code.as_str()));
+        if is_not_granted {
+            return;
+        }
+        if let Some(audiences) = record.audience.as_deref() {
+            refused.has_others |= audiences.contains(CUT_MARK);
+            refused.audiences.extend(audiences.split(' ').map(str::to_owned));
+        }
+        refused.credentials.extend(record.credential.as_deref().map(str::to_owned));
+    }
+
+    fn add_token(&mut self, record: &UsedRecord<'_>, is_svid: bool) {
         let audiences = record.audience.as_deref().unwrap_or_default();
         self.is_cut |= audiences.contains(CUT_MARK);
         // A JWT-SVID has several audiences, an access token one.
@@ -117,56 +192,33 @@ impl AgentUsage {
             let usage = self.by_audience.entry(audience.to_owned()).or_default();
             let scope = record.scope.as_deref().unwrap_or_default();
             usage.count += 1;
+            usage.has_svids |= is_svid;
             usage.last = usage.last.max(Some(record.time));
             usage.is_cut |= scope.contains(CUT_MARK);
             usage.scopes.extend(scope.split(' ').map(str::to_owned));
+            usage.expires = usage.expires.max(record.exp.unwrap_or_default());
             let lifetime = record.exp.unwrap_or_default().saturating_sub(record.time.as_secs());
             usage.lifetime = usage.lifetime.max(lifetime);
         }
     }
 }
 
-/// Adds what the log in `dir` has of these agents since a time, the latest records first. Reads at most 512 MiB of
-/// records, and says from when on all records are known. Blocking.
-///
-/// # Errors
-/// The directory, or a file in it, cannot be read.
-pub fn read_usage(
-    dir: &Path,
-    usages: &mut HashMap<&str, AgentUsage>,
-    since: Timestamp,
-) -> io::Result<KnownPeriod> {
-    let first = read_page(dir, &AuditQuery { start: PageStart::After(0), ..AuditQuery::default() }, 1)?;
-    // Nothing is known of an empty log.
-    let begin = records(&first).next().map_or(Timestamp::from_secs(u64::MAX >> 1), |record| record.time);
-    let mut query = AuditQuery { since: Some(since), ..AuditQuery::default() };
-    let mut missing = 0;
-    for _ in 0..MAX_PAGES {
-        let page = read_page(dir, &query, PAGE_RECORDS)?;
-        missing += page.missing.iter().map(|range| range.to - range.from + 1).sum::<u64>();
-        for record in records(&page) {
-            let usage = record.agent.as_deref().and_then(|agent| usages.get_mut(agent));
-            if let Some(usage) = usage.filter(|usage| record.time >= usage.since) {
-                usage.add(&record);
-            }
-        }
-        match page.first.filter(|_| page.has_more) {
-            Some(first) => query.start = PageStart::Before(first),
-            None => return Ok(KnownPeriod { from: begin.max(since), missing }),
-        }
-    }
-    // The rest of the log is not read: its latest record bounds what is known.
-    let rest = read_page(dir, &query, 1)?;
-    let from = records(&rest).next().map_or(since, |record| record.time).max(since);
-    Ok(KnownPeriod { from, missing })
-}
-
-fn records(page: &AuditPage) -> impl Iterator<Item = UsedRecord<'_>> {
-    page.records.iter().filter_map(|record| serde_json::from_str(record.get()).ok())
+/// Whether the event gives an agent something: a token, a certificate, a credential or evidence.
+fn is_given(event: Event) -> bool {
+    matches!(
+        event,
+        Event::Attested
+            | Event::CertificateIssued
+            | Event::CredentialReleased
+            | Event::SvidIssued
+            | Event::TokenIssued
+            | Event::WitSvidIssued
+    )
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::usage_reader::{KnownBound, KnownPeriod, read_usage};
     use super::*;
     use crate::audit::chain::open as open_log;
 
@@ -183,7 +235,8 @@ mod tests {
         append(2_000, r#""event":"token-issued","audience":"x","scope":"r s","exp":2030"#);
         append(3_000, r#""event":"svid-issued","audience":"x y… (9000 bytes, sha256 00)","exp":3300"#);
         append(4_000, r#""event":"credential-released","credential":"c""#);
-        append(5_000, r#""event":"request-refused","audience":"z""#);
+        append(5_000, r#""event":"request-refused","audience":"z","reason":"invalid_target""#);
+        append(5_100, r#""event":"introspected","peer":{"uid":1,"invocation":"i"}"#);
         append(6_000, r#""event":"agent-suspended""#);
         let read = |since: u64| {
             let mut usages = HashMap::from([("a", AgentUsage::from_time(at(since)))]);
@@ -191,8 +244,10 @@ mod tests {
             (usages.remove("a").unwrap(), known)
         };
         let (usage, known) = read(1_500);
-        assert_eq!(known, KnownPeriod { from: at(1_500), missing: 0 });
-        assert_eq!((usage.last_seen, usage.last_given), (Some(at(5_000)), Some(at(4_000))));
+        assert_eq!(known, KnownPeriod { from: at(1_500), missing: 0, bound: None });
+        assert_eq!((usage.last_seen, usage.last_given), (Some(at(5_100)), Some(at(4_000))));
+        assert_eq!(usage.refused, RefusedUsage::default());
+        assert!(!usage.has_loaded && !usage.has_started);
         assert!(usage.is_cut && !usage.by_audience.contains_key("z"));
         let x = &usage.by_audience["x"];
         assert_eq!((x.count, x.last, x.lifetime, x.is_cut), (2, Some(at(3_000)), 300, false));
@@ -201,5 +256,42 @@ mod tests {
         // The log is younger than the period.
         let (usage, known) = read(0);
         assert_eq!((usage.by_audience["x"].count, known.from), (3, at(1_000)));
+        assert_eq!(known.bound, Some(KnownBound::Log));
+        assert!(usage.by_audience["x"].has_svids);
+    }
+
+    #[test]
+    fn what_was_refused_and_what_starts_loaded_are_noted() {
+        let read = |members: &[&str]| {
+            let mut usage = AgentUsage::from_time(Timestamp::from_secs(0));
+            for members in members {
+                let text = format!("{{\"time\":\"2026-11-27T00:00:00Z\",{members}}}");
+                usage.add(&serde_json::from_str(&text).unwrap());
+            }
+            usage
+        };
+        let set = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<BTreeSet<_>>();
+        let usage = read(&[
+            r#""event":"request-refused","audience":"x y","reason":"access_denied""#,
+            r#""event":"approval-requested","credential":"c","reason":"authorization_pending""#,
+            r#""event":"request-refused","audience":"z","reason":"invalid_scope""#,
+        ]);
+        let refused =
+            RefusedUsage { audiences: set(&["x", "y"]), credentials: set(&["c"]), has_others: false };
+        assert_eq!((&usage.refused, usage.last_given), (&refused, None));
+        let counted = read(&[r#""event":"request-refused","reason":"slow_down","suppressed":3"#]);
+        assert!(counted.refused.has_others);
+        let cut = read(&[r#""event":"request-refused","audience":"x… (900 bytes, sha256 00)""#]);
+        assert!(cut.refused.has_others);
+        let loaded = format!(r#""event":"credential-released","credential":"c","detail":"{LOADED}""#);
+        assert!(read(&[&loaded]).has_loaded);
+        let of = |invocation: &str| {
+            format!(r#""event":"introspected","peer":{{"uid":1,"invocation":"{invocation}"}}"#)
+        };
+        assert!(!read(&[&of("i"), &of("i")]).has_started);
+        assert!(read(&[&of("i"), &of("j")]).has_started);
+        let mut joined = read(&[&of("i")]);
+        joined.join(read(&[&of("j"), &loaded]));
+        assert!(joined.has_started && joined.has_loaded && joined.credentials["c"].count == 1);
     }
 }

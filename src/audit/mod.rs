@@ -53,6 +53,7 @@ mod tree;
 mod unanswered;
 mod unreadable;
 mod usage;
+mod usage_reader;
 mod used_record;
 mod watched;
 mod writer;
@@ -71,9 +72,7 @@ use crate::revocation::Revocations;
 
 pub use activity::{Activity, AgentActivity, AgentCounts, UnknownUnit};
 pub use activity_reader::ActivityReader;
-pub use agent_usage::{
-    AgentUsage, AudienceUsage, CredentialUsage, KnownPeriod, MIN_USAGE_PERIOD, read_usage,
-};
+pub use agent_usage::{AgentUsage, AudienceUsage, CredentialUsage, MIN_USAGE_PERIOD, RefusedUsage};
 pub use checkpoint_status::{CheckpointReport, CheckpointStatus};
 pub use event::{Event, Outcome};
 pub use filter::{AuditQuery, PageStart};
@@ -89,6 +88,7 @@ pub use trail::{IssuedId, Trail, read_refusals, read_trail};
 pub use tree::{LogHead, append_checkpoint, append_earlier_checkpoint};
 pub use unreadable::{UnreadableLines, line_of};
 pub use usage::{UsageReport, usage_lints};
+pub use usage_reader::{KnownBound, KnownPeriod, read_usage};
 
 use record::Record;
 use suppressed::{CarriedCount, SuppressedCounts};

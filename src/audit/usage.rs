@@ -6,7 +6,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::agent_usage::{AgentUsage, AudienceUsage, MIN_USAGE_PERIOD, read_usage};
+use super::agent_usage::{AgentUsage, AudienceUsage, MIN_USAGE_PERIOD};
+use super::usage_reader::read_usage;
 use crate::agents::{AgentEntry, AgentSet, Grant, Lint};
 use crate::clock::Timestamp;
 use crate::config::Diagnostic;
@@ -42,7 +43,7 @@ pub fn usage_lints(
         let since = since.max(Timestamp::from_secs(changed.as_secs()));
         usages.insert(entry.name.as_str(), AgentUsage::from_time(since));
     }
-    let from = read_usage(dir, &mut usages, since)?.from;
+    let from = read_usage(dir, &mut usages, since)?.from.max(since);
     let mut report = UsageReport { lints: Vec::new(), from, left_out: 0 };
     for (entry, file, line) in agents.with_files() {
         let Some(usage) = usages.get(entry.name.as_str()) else { continue };
@@ -65,10 +66,14 @@ fn about_agent(entry: &AgentEntry, usage: &AgentUsage, since: Timestamp) -> Vec<
              more"
         ))];
     }
+    let refused = &usage.refused;
+    let is_refused = |grant: &Grant| refused.has_others || refused.audiences.contains(&grant.audience);
     let about = |grant: &Grant| {
         match usage.by_audience.get(&grant.audience) {
         Some(used) => about_grant(grant, used, since),
         None if usage.is_cut => Vec::new(),
+        // It was asked for and refused, and may be needed.
+        None if is_refused(grant) => Vec::new(),
         None => vec![Lint::UnusedGrant.about(format_args!(
             "nothing was issued for the audience {:?} since {since}, by the audit log; remove its grant if it is \
              not needed any more",
@@ -176,6 +181,16 @@ mod tests {
         assert_eq!(lints.len(), 1, "{lints:#?}");
         assert!(lints[0].starts_with("a: the agent requested nothing since"), "{lints:#?}");
         assert!(lints[0].ends_with("[unused-agent]"), "{lints:#?}");
+    }
+
+    #[test]
+    fn what_was_asked_for_and_refused_is_not_named() {
+        let refused = "\"event\":\"request-refused\",\"agent\":\"b\",\"audience\":\"https://b\",\
+                       \"reason\":\"access_denied\"";
+        let (lints, _) = lints(&[START, (DAY * 2, TOKEN), (DAY, refused)], [DAY * 100; 2]);
+        let of_b: Vec<&String> = lints.iter().filter(|lint| lint.starts_with("b: ")).collect();
+        assert_eq!(of_b.len(), 1, "{of_b:#?}");
+        assert!(of_b[0].starts_with("b: nothing was issued for the audience \"https://a\""), "{of_b:#?}");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::clock::Timestamp;
 /// The members of a line that count.
 #[derive(Debug, Deserialize)]
 pub(super) struct UsedRecord<'a> {
+    #[serde(default)]
+    pub(super) seq: u64,
     pub(super) time: Timestamp,
     #[serde(borrow)]
     pub(super) event: Cow<'a, str>,
@@ -26,6 +28,19 @@ pub(super) struct UsedRecord<'a> {
     pub(super) jti: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     pub(super) kid: Option<Cow<'a, str>>,
+    /// How far the kernel trusts the clock; absent if it is synchronized.
+    #[serde(borrow, default)]
+    pub(super) clock: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub(super) boot_id: Option<Cow<'a, str>>,
+    /// The time since the boot.
+    #[serde(default)]
+    pub(super) monotonic_us: Option<u64>,
+    #[serde(borrow, default)]
+    pub(super) detail: Option<Cow<'a, str>>,
+    /// Refusals before this one that have no record.
+    #[serde(default)]
+    pub(super) suppressed: u64,
     #[serde(borrow, default)]
     pub(super) reason: Option<Cow<'a, str>>,
     #[serde(borrow, default)]

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use data_encoding::HEXLOWER;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::error::CliError;
@@ -113,6 +114,23 @@ impl TempFile {
     /// Gives the file its final name; fails if a file has it.
     pub(super) fn rename_new(self, target: &Path) -> io::Result<()> {
         fs::hard_link(&self.path, target)
+    }
+
+    /// Exchanges the file with the one at `target`, atomically: this one has then what was there. Not every file
+    /// system can.
+    pub(super) fn exchange(&self, target: &Path) -> io::Result<()> {
+        Ok(renameat2(AT_FDCWD, &self.path, AT_FDCWD, target, RenameFlags::RENAME_EXCHANGE)?)
+    }
+
+    /// Leaves the file under the name that it has now.
+    pub(super) fn keep(mut self) -> PathBuf {
+        self.is_named = false;
+        self.path.clone()
+    }
+
+    /// The name that the file has now.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The open file.

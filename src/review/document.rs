@@ -33,7 +33,7 @@ pub enum DocumentError {
     )]
     Version(u64),
     /// Its figures are not those of its agents.
-    #[error("the figures of the review are not those of its agents: the file was changed")]
+    #[error("the figures of the review do not add up to those of its agents: the file was changed")]
     Figures,
     /// The page is not what this release makes of its review.
     #[error(

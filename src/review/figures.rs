@@ -34,11 +34,11 @@ pub struct Counts {
 pub struct Totals {
     /// Agents.
     pub agents: u64,
-    /// Agents that neither got nor were refused anything, and whose use is known.
-    pub never_seen: u64,
+    /// Agents that neither got nor were refused anything in the period, and whose use is known.
+    pub not_seen: u64,
     /// Agents in the state `unused`.
     pub unused: u64,
-    /// Agents in the state `narrow`.
+    /// Agents in the state `narrow` whose file is not left as it is for a reason in `not_narrowed`.
     pub narrow: u64,
     /// Agents in the state `unknown`.
     pub unknown: u64,

@@ -5,16 +5,20 @@
 //! agents' own files what was not used ([`narrow()`]), and keeps only a text that the daemon would read, that gives
 //! no further right and still gives what was used. [`Document`] reads a review again, from its JSON or from its page.
 //!
-//! Nothing is called unused that the log cannot show: where the log, or the agent's file, is younger than a day,
-//! where a record does not have all audiences or scopes, and for credentials whose use is not recorded, the use is
-//! not known.
+//! Nothing is called unused that the log cannot show. The use of an agent is not known where the log lacks records,
+//! and where the log or the agent's file is younger than the period, or than a day. That of a right is not known where
+//! a record does not have all audiences or scopes, where the agent asked for it and was refused, for credentials whose
+//! use is not recorded, and for those that a unit can have loaded when it started, before the period.
 
+mod changed;
+mod compare;
 mod counts;
 mod document;
 mod figures;
 mod json;
 mod narrow;
 mod narrowed_file;
+mod notes;
 mod page;
 mod page_parts;
 mod read;
@@ -27,9 +31,10 @@ pub use figures::{Count, Counts, Totals};
 pub use json::to_json;
 pub use narrow::narrow;
 pub use narrowed_file::{NarrowedFile, narrowed_files};
+pub use notes::notes;
 pub use page::page;
-pub use read::read;
+pub use read::{ReviewRequest, read};
 pub use types::{
-    AgentReview, AgentState, CredentialReview, GrantReview, Narrowing, Period, Review, ScopeReview, Use,
-    VERSION,
+    AgentReview, AgentState, AppliedFile, CredentialReview, GrantReview, Narrowing, NotKnown, Period,
+    PeriodBound, Review, ScopeReview, Use, VERSION,
 };

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use toml_edit::TomlError;
 
+use super::counts::totals_of;
 use super::narrow::{narrow, unified_diff};
 use super::types::{AgentReview, AgentState, Review, Use};
-use crate::agents::{AgentEntry, AgentSet, FileRules};
+use crate::agents::{AgentEntry, AgentSet, EvaluatedAttributes, FileRules};
 use crate::config::{Diagnostic, SourceFile};
 
 /// A file of an agent, and what it would be without what was not used.
@@ -24,8 +25,15 @@ pub struct NarrowedFile {
 
 /// Narrows the files of those agents that the review says, and puts the differences into the review. `agents` are
 /// those that were reviewed. A file is left out, with the reason in the review, unless "hostbadge agent check" would
-/// accept the narrowed text, no right becomes wider by it, and what was used is still granted. Blocking.
-pub fn narrowed_files(review: &mut Review, agents: &AgentSet, rules: FileRules) -> Vec<NarrowedFile> {
+/// accept the narrowed text, no right becomes wider by it under policies that evaluate these attributes, and what was
+/// used is still granted. Blocking.
+pub fn narrowed_files(
+    review: &mut Review,
+    agents: &AgentSet,
+    rules: FileRules,
+    evaluates: EvaluatedAttributes,
+) -> Vec<NarrowedFile> {
+    let rules = Rules { rules, evaluates };
     let mut files = Vec::new();
     let narrowed = review.agents.iter_mut().filter(|agent| agent.state == AgentState::Narrow);
     for row in narrowed {
@@ -38,7 +46,15 @@ pub fn narrowed_files(review: &mut Review, agents: &AgentSet, rules: FileRules) 
             Err(reason) => row.not_narrowed = Some(reason.to_string()),
         }
     }
+    review.totals = totals_of(&review.agents);
     files
+}
+
+/// By what a narrowed text is judged.
+#[derive(Clone, Copy)]
+struct Rules {
+    rules: FileRules,
+    evaluates: EvaluatedAttributes,
 }
 
 /// Why a file is not narrowed.
@@ -60,15 +76,13 @@ enum NotNarrowed {
     LacksCredential(String),
 }
 
-fn narrowed_file(
-    row: &AgentReview,
-    agents: &AgentSet,
-    rules: FileRules,
-) -> Result<NarrowedFile, NotNarrowed> {
+fn narrowed_file(row: &AgentReview, agents: &AgentSet, rules: Rules) -> Result<NarrowedFile, NotNarrowed> {
     let source = SourceFile::read(&row.file).map_err(NotNarrowed::Unreadable)?;
     let before = source.text();
     let entry = agents.get(&row.name).ok_or(NotNarrowed::Changed)?;
-    let is_same = agents.compare_text(entry, &row.file, before, rules).is_ok_and(|(read, _)| read == **entry);
+    let is_same = agents
+        .compare_text(entry, &row.file, before, rules.rules, rules.evaluates)
+        .is_ok_and(|(read, _)| read == **entry);
     if !is_same {
         return Err(NotNarrowed::Changed);
     }
@@ -84,10 +98,10 @@ fn check(
     agents: &AgentSet,
     before: &AgentEntry,
     after: &str,
-    rules: FileRules,
+    rules: Rules,
 ) -> Result<(), NotNarrowed> {
     let (entry, diff) = agents
-        .compare_text(before, &row.file, after, rules)
+        .compare_text(before, &row.file, after, rules.rules, rules.evaluates)
         .map_err(|faults| NotNarrowed::Faulty(faults.first().map(ToString::to_string).unwrap_or_default()))?;
     if let Some(wider) = diff.changes.iter().find(|change| change.widens) {
         return Err(NotNarrowed::Wider(wider.description.clone()));
@@ -119,10 +133,16 @@ mod tests {
     use crate::agents::AgentSource;
     use crate::audit::{AgentUsage, AudienceUsage, CredentialUsage};
     use crate::clock::Timestamp;
-    use crate::review::read::review_agent;
+    use crate::review::compare::{Basis, review_agent};
     use crate::review::samples::{self, NOW};
 
     const DAY: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+    const NONE: EvaluatedAttributes = EvaluatedAttributes::NONE;
+
+    fn basis(days: u32) -> Basis {
+        Basis { known_since: NOW.before(DAY * days), is_enough: true, evaluates: NONE }
+    }
 
     /// Numbers that look random and are the same in each run.
     struct Numbers(u64);
@@ -188,7 +208,14 @@ mod tests {
                 let scopes = scopes(numbers).into_iter().collect();
                 let lifetime = 1 + numbers.below(3600);
                 let is_cut = numbers.below(8) == 0;
-                let used = AudienceUsage { count: 1, last: Some(at), scopes, is_cut, lifetime };
+                let used = AudienceUsage {
+                    count: 1,
+                    last: Some(at),
+                    scopes,
+                    is_cut,
+                    lifetime,
+                    ..Default::default()
+                };
                 usage.by_audience.insert(format!("https://{audience}"), used);
             }
         }
@@ -221,9 +248,9 @@ mod tests {
                 .unwrap_or_else(|faults| panic!("round {round}: {}\n{text}", faults[0]));
             let used = usage(&mut numbers);
             let entry = agents.get("a").unwrap();
-            let row = review_agent(entry, &path, &used, NOW.before(DAY * 30), NOW);
+            let row = review_agent(entry, &path, &used, basis(30));
             let mut review = samples::review(vec![row]);
-            let files = narrowed_files(&mut review, &agents, source.rules);
+            let files = narrowed_files(&mut review, &agents, source.rules, NONE);
             let row = &review.agents[0];
             assert_eq!(row.not_narrowed, None, "round {round}:\n{text}");
             let Some(file) = files.first() else {
@@ -235,11 +262,11 @@ mod tests {
             fs::write(&path, &file.after).unwrap();
             let after = AgentSet::read_from(&source)
                 .unwrap_or_else(|faults| panic!("round {round}: {}\n{}", faults[0], file.after));
-            let (_, diff) = agents.compare_text(entry, &path, &file.after, source.rules).unwrap();
+            let (_, diff) = agents.compare_text(entry, &path, &file.after, source.rules, NONE).unwrap();
             assert!(diff.count > 0 && diff.widening == 0, "round {round}: {diff:?}");
             assert_still_granted(&used, entry, after.get("a").unwrap());
             // What is left was used or is not known: the next review proposes nothing.
-            let again = review_agent(after.get("a").unwrap(), &path, &used, NOW.before(DAY * 30), NOW);
+            let again = review_agent(after.get("a").unwrap(), &path, &used, basis(30));
             assert_eq!(again.state, AgentState::Keep, "round {round}:\n{}\n{}", file.before, file.after);
         }
         assert!(narrowed > 100, "{narrowed} of 400");
@@ -274,16 +301,15 @@ mod tests {
             count: 1,
             last: Some(at),
             scopes: ["r".to_owned()].into(),
-            is_cut: false,
             lifetime: 300,
+            ..AudienceUsage::default()
         };
-        let usage = AgentUsage {
-            by_audience: HashMap::from([("x".to_owned(), used)]),
-            last_given: Some(at),
-            ..AgentUsage::from_time(Timestamp::from_secs(0))
-        };
-        let row = review_agent(entry, &path, &usage, NOW.before(DAY * 2), NOW);
-        let reason = |text: &str| check(&row, &agents, entry, text, source.rules).unwrap_err().to_string();
+        let mut usage = AgentUsage::from_time(Timestamp::from_secs(0));
+        usage.by_audience = HashMap::from([("x".to_owned(), used)]);
+        usage.last_given = Some(at);
+        let row = review_agent(entry, &path, &usage, basis(2));
+        let rules = Rules { rules: source.rules, evaluates: NONE };
+        let reason = |text: &str| check(&row, &agents, entry, text, rules).unwrap_err().to_string();
         assert!(
             reason(&text.replace("scopes", "scpoes")).starts_with("the narrowed file would have a fault: ")
         );
@@ -294,11 +320,16 @@ mod tests {
         );
         let less = reason(&text.replace("\"r\", ", ""));
         assert_eq!(less, "the narrowed file would not grant what was used of x");
-        assert!(check(&row, &agents, entry, &text.replace(", \"w\"", ""), source.rules).is_ok());
+        assert!(check(&row, &agents, entry, &text.replace(", \"w\"", ""), rules).is_ok());
+        // A policy that refuses some scopes could give more for fewer of them.
+        let evaluates = EvaluatedAttributes { scopes: true, ..NONE };
+        let rules = Rules { evaluates, ..rules };
+        let wider = check(&row, &agents, entry, &text.replace(", \"w\"", ""), rules).unwrap_err();
+        assert!(matches!(wider, NotNarrowed::Wider(_)), "{wider}");
 
         fs::write(&path, text.replace("\"w\"", "\"v\"")).unwrap();
         let mut review = samples::review(vec![row]);
-        assert_eq!(narrowed_files(&mut review, &agents, source.rules), []);
+        assert_eq!(narrowed_files(&mut review, &agents, source.rules, NONE), []);
         let reason = review.agents[0].not_narrowed.as_deref();
         assert_eq!(reason, Some("the file has changed while it was reviewed"));
         assert!(review.agents[0].diff.is_none() && Path::new(&review.agents[0].file).exists());

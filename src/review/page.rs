@@ -4,10 +4,10 @@ use std::fmt::Write;
 
 use super::figures::Totals;
 use super::json::digest_of_json;
+use super::notes::notes;
 use super::page_parts::{bar, data, duration, lifetime_bar, text, word};
-use super::types::{AgentReview, AgentState, CredentialReview, GrantReview, Review, Use};
+use super::types::{AgentReview, AgentState, CredentialReview, GrantReview, NotKnown, Review, Use};
 use crate::clock::Timestamp;
-use crate::plural::counted;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -50,23 +50,8 @@ fn header(review: &Review, host: &str) -> String {
         time(period.from),
         time(period.until)
     );
-    let mut notices = Vec::new();
-    if !period.complete {
-        notices.push(format!(
-            "The log does not reach back to {}, from where on the review was asked for. What was used before {} is not \
-             known.",
-            time(period.since),
-            time(period.from)
-        ));
-    }
-    if period.missing_records > 0 {
-        notices.push(format!(
-            "The log lacks {}. What was used by them is not known.",
-            counted(period.missing_records, "record")
-        ));
-    }
-    for notice in notices {
-        let _ = writeln!(header, "<p class=\"notice\" role=\"note\">{notice}</p>");
+    for notice in notes(review) {
+        let _ = writeln!(header, "<p class=\"notice\" role=\"note\">{}</p>", text(&notice));
     }
     header + "</header>\n"
 }
@@ -77,8 +62,8 @@ fn tiles(totals: &Totals) -> String {
         (totals.rights.unused(), "unused rights"),
         (totals.narrow, "files to narrow"),
         (totals.unused, "unused agents"),
-        (totals.never_seen, "never seen"),
-        (totals.unknown, "known for less than a day"),
+        (totals.not_seen, "agents not seen in the period"),
+        (totals.unknown, "agents whose use is not known"),
     ];
     let tile = |(figure, label): (u64, &str)| format!("<li><b>{figure}</b><span>{label}</span></li>\n");
     format!("<ul class=\"tiles\">\n{}</ul>\n", tiles.map(tile).concat())
@@ -137,8 +122,8 @@ fn card(agent: &AgentReview) -> String {
 fn state_text(state: AgentState) -> &'static str {
     match state {
         AgentState::Narrow => "can be narrowed",
-        AgentState::Unused => "unused: consider offboarding",
-        AgentState::Unknown => "known for less than a day",
+        AgentState::Unused => "unused",
+        AgentState::Unknown => "use not known",
         AgentState::Keep => "keeps its file",
     }
 }
@@ -146,7 +131,7 @@ fn state_text(state: AgentState) -> &'static str {
 fn about(agent: &AgentReview) -> String {
     let mut parts = vec![match agent.last_seen {
         Some(at) => format!("seen last {}", time(at)),
-        None => "never seen".to_owned(),
+        None => "not seen in the period".to_owned(),
     }];
     parts.push(format!("known since {}", time(agent.known_since)));
     parts.extend(agent.owner.iter().map(|owner| format!("owner {}", text(owner))));
@@ -190,17 +175,24 @@ fn grant(grant: &GrantReview) -> String {
     if let Some(ttl) = narrowing.ttl {
         todo.push(format!("ttl {} to {}", duration(grant.ttl), duration(ttl)));
     }
+    item += &not_known(grant.not_known);
     item + &end_of_item(todo, grant.role.as_deref(), grant.stays_because_of_role.as_deref())
 }
 
 fn credential(credential: &CredentialReview) -> String {
-    let item = format!(
+    let mut item = format!(
         "<li>\n<p><code>{}</code> <span class=\"soft small\">{}</span></p>\n",
         text(&credential.name),
         used_how(credential.state, credential.released, "released", credential.last_used)
     );
     let todo = if credential.remove { vec!["remove the credential".to_owned()] } else { Vec::new() };
+    item += &not_known(credential.not_known);
     item + &end_of_item(todo, credential.role.as_deref(), credential.stays_because_of_role.as_deref())
+}
+
+fn not_known(why: Option<NotKnown>) -> String {
+    let sentence = |why: NotKnown| format!("<p class=\"small soft\">Not known: {}</p>\n", text(why.text()));
+    why.map(sentence).unwrap_or_default()
 }
 
 fn used_how(state: Use, count: u64, verb: &str, last: Option<Timestamp>) -> String {

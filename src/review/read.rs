@@ -1,208 +1,100 @@
 //! Compares the agents of a directory with the audit log.
 
 use std::collections::HashMap;
-use std::fs::{self, Metadata};
 use std::io;
 use std::path::Path;
-use std::time::UNIX_EPOCH;
 
-use super::counts::{counts_of, totals_of};
-use super::figures::Counts;
-use super::types::{
-    AgentReview, AgentState, CredentialReview, GrantReview, Narrowing, Period, Review, ScopeReview, Use,
-    VERSION,
-};
-use crate::agents::{AgentEntry, AgentSet, CredentialGrant, CredentialUse, Grant, Granted};
-use crate::audit::{AgentUsage, AudienceUsage, MIN_USAGE_PERIOD, read_usage};
+use super::changed::{changed_at, latest_change};
+use super::compare::{Basis, review_agent};
+use super::counts::totals_of;
+use super::types::{Period, PeriodBound, Review, VERSION};
+use crate::agents::{AgentEntry, AgentSet, EvaluatedAttributes};
+use crate::audit::{AgentUsage, KnownBound, MIN_USAGE_PERIOD, read_usage};
 use crate::clock::Timestamp;
 
-/// A narrowed lifetime is a multiple of this, in seconds.
-const LIFETIME_STEP: u64 = 60;
+/// What is reviewed.
+#[derive(Clone, Debug)]
+pub struct ReviewRequest<'a> {
+    /// The directory of the audit log.
+    pub audit: &'a Path,
+    /// The agents.
+    pub agents: &'a AgentSet,
+    /// The directory from which their roles were read.
+    pub roles: &'a Path,
+    /// Only the agent of this name.
+    pub only: Option<&'a str>,
+    /// The name of the host.
+    pub host: String,
+    /// The begin of the period.
+    pub since: Timestamp,
+    /// Its end.
+    pub now: Timestamp,
+    /// Whether a right is called unused although records are missing, and although the agent's use is known for a
+    /// shorter time than was asked for.
+    pub accepts_incomplete: bool,
+    /// What the policies of the host evaluate.
+    pub evaluates: EvaluatedAttributes,
+}
 
-/// Compares the agents, or the one named `only`, with what the log in `dir` has of them since a time. Their roles were
-/// read from `roles`. Blocking.
+/// Compares agents with what the log has of them since a time. Blocking.
 ///
 /// # Errors
 /// The log, a file of an agent or the directory of roles cannot be read.
-pub fn read(
-    dir: &Path,
-    agents: &AgentSet,
-    roles: &Path,
-    only: Option<&str>,
-    host: String,
-    since: Timestamp,
-    now: Timestamp,
-) -> io::Result<Review> {
-    let reviewed: Vec<(&AgentEntry, &Path)> = agents
+pub fn read(request: ReviewRequest<'_>) -> io::Result<Review> {
+    let ReviewRequest { since, now, accepts_incomplete, evaluates, .. } = request;
+    let reviewed: Vec<(&AgentEntry, &Path)> = request
+        .agents
         .with_files()
-        .filter(|(entry, ..)| only.is_none_or(|name| entry.name.as_str() == name))
+        .filter(|(entry, ..)| request.only.is_none_or(|name| entry.name.as_str() == name))
         .map(|(entry, file, _)| (entry, file))
         .collect();
     let mut usages: HashMap<&str, AgentUsage> =
         reviewed.iter().map(|(entry, _)| (entry.name.as_str(), AgentUsage::from_time(since))).collect();
-    let known = read_usage(dir, &mut usages, since)?;
+    let known = read_usage(request.audit, &mut usages, since)?;
     // An empty log is known from now on.
     let from = known.from.min(now);
-    let roles_changed = latest_change(roles)?;
+    let roles_changed = latest_change(request.roles)?;
     let mut rows = Vec::new();
     for (entry, file) in reviewed {
         let Some(usage) = usages.get(entry.name.as_str()) else { continue };
         let of_roles = if entry.roles.is_empty() { None } else { roles_changed };
-        let changed = Some(modified(&fs::metadata(file)?)?).max(of_roles);
+        let changed = Some(changed_at(file)?).max(of_roles);
         let known_since = changed.map_or(from, |changed| changed.max(from)).min(now);
-        rows.push(review_agent(entry, file, usage, known_since, now));
+        let is_whole = known_since <= since && known.missing == 0;
+        let is_enough = (is_whole || accepts_incomplete) && now.since(known_since) >= MIN_USAGE_PERIOD;
+        rows.push(review_agent(entry, file, usage, Basis { known_since, is_enough, evaluates }));
     }
-    let period = Period { since, from, until: now, complete: from <= since, missing_records: known.missing };
-    Ok(Review { version: VERSION, host, period, totals: totals_of(&rows), agents: rows })
-}
-
-/// When a directory, or a file in it, was changed last; `None` if there is no such directory.
-fn latest_change(dir: &Path) -> io::Result<Option<Timestamp>> {
-    let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        entries => entries?,
+    let period = Period {
+        since,
+        from,
+        until: now,
+        complete: from <= since,
+        bound: known.bound.map(PeriodBound::from),
+        missing_records: known.missing,
+        accepts_incomplete,
     };
-    let mut latest = modified(&fs::metadata(dir)?)?;
-    for entry in entries {
-        latest = latest.max(modified(&entry?.metadata()?)?);
-    }
-    Ok(Some(latest))
+    let totals = totals_of(&rows);
+    Ok(Review { version: VERSION, host: request.host, period, totals, agents: rows, applied: None })
 }
 
-fn modified(file: &Metadata) -> io::Result<Timestamp> {
-    let since_epoch = file.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Timestamp::from_secs(since_epoch.as_secs()))
-}
-
-/// Reviews one agent, whose use is known since `known_since`.
-pub(super) fn review_agent(
-    entry: &AgentEntry,
-    file: &Path,
-    usage: &AgentUsage,
-    known_since: Timestamp,
-    now: Timestamp,
-) -> AgentReview {
-    let is_known = now.since(known_since) >= MIN_USAGE_PERIOD;
-    // What would take effect without the agent's own grants.
-    let mut of_roles = entry.clone();
-    of_roles.own_grants.clear();
-    of_roles.own_credentials.clear();
-    let is_given = usage.last_given.is_some();
-    let comparison = Comparison { usage, of_roles: &of_roles, is_known, narrows: is_known && is_given };
-    let mut review = AgentReview {
-        name: entry.name.to_string(),
-        owner: entry.owner.clone(),
-        tenant: entry.tenant.clone(),
-        file: file.to_owned(),
-        roles: entry.roles.iter().map(|role| role.name().to_owned()).collect(),
-        drain: entry.is_draining,
-        known_since,
-        last_seen: usage.last_seen,
-        state: AgentState::Keep,
-        counts: Counts::default(),
-        grants: entry.grants().map(|granted| comparison.grant(granted)).collect(),
-        credentials: entry.credentials().map(|granted| comparison.credential(granted)).collect(),
-        diff: None,
-        not_narrowed: None,
-    };
-    review.state = match (is_known, is_given) {
-        (false, _) => AgentState::Unknown,
-        (true, false) => AgentState::Unused,
-        (true, true) if review.has_narrowing() => AgentState::Narrow,
-        (true, true) => AgentState::Keep,
-    };
-    review.counts = counts_of(&review);
-    review
-}
-
-/// What one agent's rights are compared with.
-struct Comparison<'a> {
-    usage: &'a AgentUsage,
-    of_roles: &'a AgentEntry,
-    is_known: bool,
-    /// Whether the agent's own file is narrowed.
-    narrows: bool,
-}
-
-impl Comparison<'_> {
-    fn state(&self, is_used: bool, is_cut: bool) -> Use {
-        match is_used {
-            true => Use::Used,
-            false if is_cut || !self.is_known => Use::Unknown,
-            false => Use::Unused,
-        }
-    }
-
-    fn grant(&self, granted: Granted<'_, Grant>) -> GrantReview {
-        let Granted { item: grant, role } = granted;
-        let used = self.usage.by_audience.get(&grant.audience);
-        let state = self.state(used.is_some(), self.usage.is_cut);
-        let is_cut = self.usage.is_cut || used.is_some_and(|used| used.is_cut);
-        let scope = |scope: &String| ScopeReview {
-            scope: scope.clone(),
-            state: self.state(used.is_some_and(|used| used.scopes.contains(scope)), is_cut),
-        };
-        let scopes: Vec<ScopeReview> = grant.scopes.iter().map(scope).collect();
-        let role_of_same = self.of_roles.grant(&grant.audience).and_then(|other| other.role);
-        let is_own = self.narrows && role.is_none();
-        let mut narrowing = Narrowing::default();
-        match used {
-            None => narrowing.remove = is_own && state == Use::Unused && role_of_same.is_none(),
-            Some(used) if is_own => {
-                let unused = scopes.iter().filter(|scope| scope.state == Use::Unused);
-                narrowing.remove_scopes = unused.map(|scope| scope.scope.clone()).collect();
-                narrowing.ttl = self.shorter(grant, used);
-            }
-            Some(_) => {}
-        }
-        let stays = is_own && state == Use::Unused && !narrowing.remove;
-        GrantReview {
-            audience: grant.audience.clone(),
-            role: role.map(str::to_owned),
-            state,
-            issued: used.map_or(0, |used| used.count),
-            last_used: used.and_then(|used| used.last),
-            scopes,
-            ttl: grant.ttl.as_secs(),
-            longest: used.map(|used| used.lifetime),
-            narrowing,
-            stays_because_of_role: role_of_same.filter(|_| stays).map(str::to_owned),
-        }
-    }
-
-    /// The lifetime that is enough, if it is shorter than that of the grant. Where a record does not name all
-    /// audiences, one of this audience may have been longer.
-    fn shorter(&self, grant: &Grant, used: &AudienceUsage) -> Option<u64> {
-        let enough = used.lifetime.div_ceil(LIFETIME_STEP).max(1) * LIFETIME_STEP;
-        Some(enough).filter(|enough| *enough < grant.ttl.as_secs() && !self.usage.is_cut)
-    }
-
-    fn credential(&self, granted: Granted<'_, CredentialGrant>) -> CredentialReview {
-        let Granted { item: credential, role } = granted;
-        let used = self.usage.credentials.get(&credential.name);
-        // No record shows what is not given to the agent itself.
-        let state = self.state(used.is_some(), credential.usage == CredentialUse::Inject);
-        let role_of_same = self.of_roles.credential(&credential.name).and_then(|other| other.role);
-        let could_go = self.narrows && role.is_none() && state == Use::Unused;
-        CredentialReview {
-            name: credential.name.clone(),
-            role: role.map(str::to_owned),
-            state,
-            released: used.map_or(0, |used| used.count),
-            last_used: used.and_then(|used| used.last),
-            remove: could_go && role_of_same.is_none(),
-            stays_because_of_role: role_of_same.filter(|_| could_go).map(str::to_owned),
+impl From<KnownBound> for PeriodBound {
+    fn from(bound: KnownBound) -> PeriodBound {
+        match bound {
+            KnownBound::Log => PeriodBound::Log,
+            KnownBound::Size => PeriodBound::Size,
+            KnownBound::Clock => PeriodBound::Clock,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-    use std::time::Duration;
+    use std::fs::{self, File};
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
     use crate::agents::AgentSource;
+    use crate::review::AgentState;
     use crate::review::samples::NOW;
 
     const DAY: Duration = Duration::from_secs(86_400);
@@ -231,23 +123,83 @@ mod tests {
         );
         fs::write(log.join(format!("{:020}.jsonl", 1)), line).unwrap();
         let agents = AgentSet::read_from(&source).unwrap();
-        let states = || {
-            let since = NOW.before(DAY * 30);
-            let review = read(&log, &agents, &source.roles, None, String::new(), since, NOW).unwrap();
-            assert!(review.period.complete);
+        let request = |only| ReviewRequest {
+            audit: &log,
+            agents: &agents,
+            roles: &source.roles,
+            only,
+            host: String::new(),
+            since: NOW.before(DAY * 30),
+            now: NOW,
+            accepts_incomplete: false,
+            evaluates: EvaluatedAttributes::default(),
+        };
+        let states = |accepts_incomplete| {
+            let review = read(ReviewRequest { accepts_incomplete, ..request(None) }).unwrap();
+            assert!(review.period.complete && review.period.bound.is_none());
             review.agents.iter().map(|agent| agent.state).collect::<Vec<_>>()
         };
         // The files are years old at that time.
-        assert_eq!(states(), [AgentState::Unused, AgentState::Unused]);
-        let changed = UNIX_EPOCH + Duration::from_secs(NOW.before(Duration::from_secs(3600)).as_secs());
-        let touch =
-            |path: &Path| File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
-        touch(&role);
-        assert_eq!(states(), [AgentState::Unknown, AgentState::Unused]);
-        touch(&agents_dir.join("without.toml"));
-        assert_eq!(states(), [AgentState::Unknown, AgentState::Unknown]);
+        assert_eq!(states(false), [AgentState::Unused, AgentState::Unused]);
+        let touch = |path: &Path, age: Duration| {
+            let changed = UNIX_EPOCH + Duration::from_secs(NOW.before(age).as_secs());
+            File::options().append(true).open(path).unwrap().set_modified(changed).unwrap();
+        };
+        // Known for a shorter time than was asked for.
+        touch(&role, DAY * 10);
+        assert_eq!(states(false), [AgentState::Unknown, AgentState::Unused]);
+        assert_eq!(states(true), [AgentState::Unused, AgentState::Unused]);
+        touch(&role, Duration::from_secs(3600));
+        assert_eq!(states(true), [AgentState::Unknown, AgentState::Unused]);
+        touch(&agents_dir.join("without.toml"), Duration::from_secs(3600));
+        assert_eq!(states(true), [AgentState::Unknown, AgentState::Unknown]);
         // No role: its directory may be missing.
-        let review = read(&log, &agents, Path::new("/nonexistent"), Some("without"), String::new(), NOW, NOW);
+        let review = read(ReviewRequest { roles: Path::new("/nonexistent"), ..request(Some("without")) });
         assert_eq!(review.unwrap().agents.len(), 1);
+    }
+
+    #[test]
+    fn what_was_used_by_a_missing_record_is_not_called_unused() {
+        let root = tempfile::tempdir().unwrap();
+        let (agents_dir, log) = (root.path().join("agents.d"), root.path().join("audit"));
+        for dir in [&agents_dir, &log] {
+            fs::create_dir(dir).unwrap();
+        }
+        let source = AgentSource::beside(&agents_dir, 35);
+        let text =
+            "name = \"a\"\n[match]\nuser = 0\n[[grant]]\naudience = \"x\"\n[[grant]]\naudience = \"y\"\n";
+        fs::write(agents_dir.join("a.toml"), text).unwrap();
+        let line = |seq: u64, age: Duration, members: &str| {
+            let (prev, time) = ("0".repeat(64), NOW.before(age));
+            format!("{{\"v\":1,\"seq\":{seq},\"prev\":\"{prev}\",\"time\":\"{time}\",{members}}}\n")
+        };
+        let token = r#""event":"token-issued","agent":"a","audience":"x","exp":2000000000"#;
+        let begin = line(1, DAY * 60, r#""event":"daemon-started""#);
+        let agents = AgentSet::read_from(&source).unwrap();
+        let of_y = |seq: u64, accepts_incomplete: bool| {
+            let text = format!("{begin}{}", line(seq, DAY, token));
+            fs::write(log.join(format!("{:020}.jsonl", 1)), text).unwrap();
+            let request = ReviewRequest {
+                audit: &log,
+                agents: &agents,
+                roles: &source.roles,
+                only: None,
+                host: String::new(),
+                since: NOW.before(DAY * 30),
+                now: NOW,
+                accepts_incomplete,
+                evaluates: EvaluatedAttributes::default(),
+            };
+            let review = read(request).unwrap();
+            assert_eq!(review.period.missing_records, seq - 2);
+            (
+                review.agents[0].state,
+                review.agents[0].grants[1].narrowing.remove,
+                review.totals.rights.unused(),
+            )
+        };
+        assert_eq!(of_y(2, false), (AgentState::Narrow, true, 1));
+        assert_eq!(of_y(3, false), (AgentState::Unknown, false, 0));
+        assert_eq!(of_y(3, true), (AgentState::Narrow, true, 1));
     }
 }

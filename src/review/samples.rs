@@ -17,6 +17,7 @@ pub(super) fn agent_review(name: &str, audiences: &[&str], credentials: &[&str])
         audience: (*audience).to_owned(),
         role: None,
         state: Use::Used,
+        not_known: None,
         issued: 3,
         last_used: Some(NOW),
         scopes: vec![ScopeReview { scope: "read".to_owned(), state: Use::Used }],
@@ -29,6 +30,7 @@ pub(super) fn agent_review(name: &str, audiences: &[&str], credentials: &[&str])
         name: (*name).to_owned(),
         role: None,
         state: Use::Used,
+        not_known: None,
         released: 2,
         last_used: Some(NOW),
         remove: false,
@@ -57,6 +59,15 @@ pub(super) fn agent_review(name: &str, audiences: &[&str], credentials: &[&str])
 /// A review of these agents over 30 days.
 pub(super) fn review(agents: Vec<AgentReview>) -> Review {
     let since = Timestamp::from_secs(1_997_408_000);
-    let period = Period { since, from: since, until: NOW, complete: true, missing_records: 0 };
-    Review { version: VERSION, host: "host-1".to_owned(), period, totals: totals_of(&agents), agents }
+    let period = Period {
+        since,
+        from: since,
+        until: NOW,
+        complete: true,
+        bound: None,
+        missing_records: 0,
+        accepts_incomplete: false,
+    };
+    let (host, totals) = ("host-1".to_owned(), totals_of(&agents));
+    Review { version: VERSION, host, period, totals, agents, applied: None }
 }

@@ -24,6 +24,21 @@ pub struct Review {
     pub totals: Totals,
     /// The agents, by name.
     pub agents: Vec<AgentReview>,
+    /// The files that were narrowed; absent if none was to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<Vec<AppliedFile>>,
+}
+
+/// A file that was narrowed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppliedFile {
+    /// The agent's name.
+    pub agent: String,
+    /// The file.
+    pub file: PathBuf,
+    /// The file that has its earlier text.
+    pub earlier: PathBuf,
 }
 
 /// Which part of the log was compared.
@@ -38,8 +53,27 @@ pub struct Period {
     pub until: Timestamp,
     /// Whether the log covers all that was asked for.
     pub complete: bool,
-    /// Numbers of records in this part that no line has: what was used by them is not known.
+    /// Why nothing is known of the time before `from`; absent if the log covers all that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<PeriodBound>,
+    /// Numbers of records in this part that no line has, and records that cannot be read: what was used by them is not
+    /// known.
     pub missing_records: u64,
+    /// Whether rights were called unused although records are missing, or although an agent's use is known for a
+    /// shorter time than was asked for.
+    pub accepts_incomplete: bool,
+}
+
+/// Why nothing is known of an earlier time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeriodBound {
+    /// The log begins then.
+    Log,
+    /// A review reads the latest 512 MiB of records.
+    Size,
+    /// The clock of earlier records was not synchronized.
+    Clock,
 }
 
 /// What one agent may do, against what it did.
@@ -60,10 +94,11 @@ pub struct AgentReview {
     pub roles: Vec<String>,
     /// Whether it is drained.
     pub drain: bool,
-    /// From when on its use is known: that of the log, or the last change of its file where that is later. Of an agent
+    /// From when on its use is known: that of the log, or the last change of its file, of its content or of its
+    /// metadata, where that is later. Of an agent
     /// with roles, changes of files of roles count too.
     pub known_since: Timestamp,
-    /// When it got or was refused something last in the period; absent if never.
+    /// When it got or was refused something last in the period; absent if it was not seen in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
     /// What follows for it.
@@ -88,9 +123,10 @@ pub struct AgentReview {
 pub enum AgentState {
     /// Its own file grants more than it used.
     Narrow,
-    /// It was given nothing in the period: consider to offboard it. Its file stays as it is.
+    /// It was given nothing in the period, and asked for nothing that may be granted: consider to offboard it. Its file
+    /// stays as it is.
     Unused,
-    /// Its use is known for less than a day, which says nothing.
+    /// Its use is not known for the whole period, or for less than a day, or it asked for something and was refused.
     Unknown,
     /// Its own file can stay as it is.
     Keep,
@@ -108,6 +144,22 @@ pub enum Use {
     Unknown,
 }
 
+/// Why the use of one right is not known, where that of others of the agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NotKnown {
+    /// The agent asked for it and was refused.
+    Refused,
+    /// A record does not name all.
+    Cut,
+    /// JWT-SVIDs, which have no scope, were issued for the audience.
+    Svids,
+    /// The service manager may have loaded it when the unit started.
+    Loaded,
+    /// The agent does not get it itself.
+    Injected,
+}
+
 /// One audience of an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +171,9 @@ pub struct GrantReview {
     pub role: Option<String>,
     /// Whether something was issued for it.
     pub state: Use,
+    /// Why its use, or that of its scopes, is not known; absent if it is, or if that of the agent is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_known: Option<NotKnown>,
     /// Tokens and JWT-SVIDs that were issued.
     pub issued: u64,
     /// When the last one was.
@@ -176,6 +231,9 @@ pub struct CredentialReview {
     pub role: Option<String>,
     /// Whether it was released to the agent. Not known for a credential that the agent does not get itself.
     pub state: Use,
+    /// Why its use is not known; absent if it is, or if that of the agent is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_known: Option<NotKnown>,
     /// How often it was released.
     pub released: u64,
     /// When it was released last.
@@ -186,6 +244,19 @@ pub struct CredentialReview {
     /// As in [`GrantReview::stays_because_of_role`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stays_because_of_role: Option<String>,
+}
+
+impl NotKnown {
+    /// A clause for texts.
+    pub fn text(self) -> &'static str {
+        match self {
+            NotKnown::Refused => "it was asked for and refused",
+            NotKnown::Cut => "a record does not name all",
+            NotKnown::Svids => "JWT-SVIDs have no scopes",
+            NotKnown::Loaded => "the unit may have loaded it when it started",
+            NotKnown::Injected => "the agent does not get it itself",
+        }
+    }
 }
 
 impl Narrowing {

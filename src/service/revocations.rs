@@ -391,13 +391,18 @@ fn because(reason: &str) -> String {
 }
 
 pub(super) fn checked_reason(reason: Option<String>) -> Result<String, InvalidRequest> {
-    let reason = reason.unwrap_or_default();
-    if reason.len() > MAX_REASON || reason.chars().any(char::is_control) {
+    checked_remark("reason", reason)
+}
+
+/// Checks what an administrator remarks in the member `what`.
+pub(super) fn checked_remark(what: &str, text: Option<String>) -> Result<String, InvalidRequest> {
+    let text = text.unwrap_or_default();
+    if text.len() > MAX_REASON || text.chars().any(char::is_control) {
         return Err(InvalidRequest::new(format!(
-            "reason must have at most {MAX_REASON} bytes and no control characters"
+            "{what} must have at most {MAX_REASON} bytes and no control characters"
         )));
     }
-    Ok(reason)
+    Ok(text)
 }
 
 fn checked(what: &str, value: String) -> Result<String, InvalidRequest> {

@@ -16,16 +16,22 @@ pub struct SignReviewRequest {
     /// What follows from it, at most 512 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
+    /// The name of the host that was reviewed, at most 256 bytes.
+    pub host: String,
+    /// Whether the log covers the period that was asked for.
+    pub complete: bool,
+    /// Records that the log lacks in it.
+    pub missing_records: u64,
     /// From when on the review knows what was used.
     pub since: Timestamp,
-    /// When the review was made.
+    /// When the review was made, not later than now.
     pub until: Timestamp,
     /// Agents in it.
     pub agents: u64,
     /// Agents that were given nothing.
     pub unused_agents: u64,
-    /// Agents that were never seen.
-    pub never_seen: u64,
+    /// Agents that were not seen in the period.
+    pub not_seen: u64,
     /// Audiences, scopes and credentials that were not used.
     pub unused_rights: u64,
 }

@@ -52,8 +52,9 @@ fn responses_are_valid_by_the_document() {
     responses.post(200, "/v1/enroll/request", json!({}));
     responses.post(422, "/v1/enroll/install", json!({ "certificate": "" }));
     let review = json!({
-        "sha256": "0a".repeat(32), "reviewer": "Ada", "since": "2026-11-01T00:00:00Z", "until": "2026-11-27T00:00:00Z",
-        "agents": 1, "unused_agents": 0, "never_seen": 0, "unused_rights": 2
+        "sha256": "0a".repeat(32), "reviewer": "Ada", "since": "2025-11-01T00:00:00Z", "until": "2025-11-27T00:00:00Z",
+        "host": "host-1", "complete": true, "missing_records": 0, "agents": 1, "unused_agents": 0, "not_seen": 0,
+        "unused_rights": 2
     });
     responses.post(200, "/v1/reviews/sign", review);
     responses.post(400, "/v1/reviews/sign", json!({ "reviewer": "Ada" }));

@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::common::callers::python;
-use crate::review::{review, reviewed_host};
+use crate::review::{COVERED, review, reviewed_host};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/browser.py");
 /// The first bytes of the files that the browser makes.
@@ -27,8 +27,10 @@ fn chromium_shows_and_prints_the_page_at_two_widths() {
         &format!("name = \"{}\"\n[match]\nuser = 4713\n{grant}", "n".repeat(40)),
     );
     let file = host.path("review.html");
-    let json: Value =
-        serde_json::from_slice(&review(&host, &["--json", "--html", file.to_str().unwrap()]).stdout).unwrap();
+    let json: Value = serde_json::from_slice(
+        &review(&host, &["--json", "--since", COVERED, "--html", file.to_str().unwrap()]).stdout,
+    )
+    .unwrap();
     // They stay after the test, for a person to look at.
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("review-page");
     fs::create_dir_all(&shots).unwrap();
@@ -60,7 +62,7 @@ fn chromium_shows_and_prints_the_page_at_two_widths() {
             &json!(unused),
             &totals["narrow"],
             &totals["unused"],
-            &totals["never_seen"],
+            &totals["not_seen"],
             &totals["unknown"],
         ];
         let expected: Vec<String> = expected.iter().map(|figure| figure.to_string()).collect();

@@ -67,9 +67,10 @@ const REQUESTS: [(&str, &str, &str); 27] = [
         "sign review",
         concat!(
             r#"{"sha256":"d","reviewer":"r","since":"2026-11-01T00:00:00Z","until":"2026-11-27T00:00:00Z","#,
-            r#""agents":1,"unused_agents":0,"never_seen":0,"unused_rights":0}"#
+            r#""host":"h","complete":true,"missing_records":0,"agents":1,"unused_agents":0,"not_seen":0,"#,
+            r#""unused_rights":0}"#
         ),
-        r#"["d","r",null,"2026-11-01T00:00:00Z","2026-11-27T00:00:00Z",1,0,0,0]"#,
+        r#"["d","r",null,"h",true,0,"2026-11-01T00:00:00Z","2026-11-27T00:00:00Z",1,0,0,0]"#,
     ),
     ("remove tenant", r#"{"name":"n"}"#, r#"["n"]"#),
     ("resume", r#"{"agent":"a"}"#, r#"["a"]"#),

@@ -1,5 +1,6 @@
 //! Records of decisions: what a process got, what it asked for, and what was refused.
 
+use super::super::agent_usage::LOADED;
 use super::super::event::Event;
 use super::super::fingerprint::Fingerprint;
 use super::{Record, described, from_caller, granted, name};
@@ -13,8 +14,6 @@ use crate::policy::{ErrorCode, Refusal, Verdicts};
 
 /// The detail of an introspection that used an active token up.
 const USED_UP: &str = "and used it up";
-/// The detail of a release to a service manager.
-const LOADED: &str = "loaded by the service manager for the unit";
 
 impl<'a> Record<'a> {
     /// An access token was issued.

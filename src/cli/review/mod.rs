@@ -1,28 +1,31 @@
 //! `hostbadge review`: what agents may do against what they did, the narrowed files, and the signature of a reviewer.
 
 mod apply;
+mod host;
 mod sign;
 mod text;
 
-use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use apply::Applied;
+use host::host_name;
+
 use super::agent_lint::read_agents;
 use super::common::CommonArgs;
 use super::error::CliError;
 use super::files::write_file;
 use super::output::{note, print_bytes, print_line};
-use crate::agents::{AgentName, AgentSource};
+use crate::agents::{AgentName, AgentSource, EvaluatedAttributes};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::review::{self, Review, narrowed_files, to_json};
+use crate::config::{Config, escape_unprintable};
+use crate::policy::cedar::PolicySet;
+use crate::review::{self, NarrowedFile, Review, ReviewRequest, narrowed_files, to_json};
 
-/// The name that this host gave itself.
-const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 /// The permissions of the page, which names agents and what they may do.
 const PAGE_MODE: u32 = 0o600;
 
@@ -42,6 +45,10 @@ pub(super) struct ReviewArgs {
     /// until "hostbadge agent reload" or a restart of the daemon
     #[arg(long)]
     apply: bool,
+    /// Call rights unused also of agents whose use is known for a shorter time than --since, and although the log lacks
+    /// records. Without it, what they may have used is not known, and stays
+    #[arg(long)]
+    incomplete: bool,
     /// Also write a page for browsers, which needs nothing else and has no script
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -61,7 +68,8 @@ enum ReviewSubcommand {
     /// Record in the audit log that someone has examined a review (administrators)
     ///
     /// The record has the SHA-256 digest of the review's JSON, its period and its figures, the reviewer as named
-    /// here, and the user and the login of this process as the kernel knows them. A file that was changed is refused.
+    /// here, and the user and the login of this process as the kernel knows them. A file whose figures do not add up,
+    /// a review of another host and one that ends in the future are refused.
     Sign(sign::SignArgs),
 }
 
@@ -89,41 +97,85 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ReviewArgs) -> Result<E
         }
     }
     let audit = arguments.audit.as_ref().unwrap_or(&config.paths.audit);
+    let evaluates = evaluated_attributes(&policies_dir(arguments, &config));
     let now = Clock::System.now();
-    let mut review =
-        review::read(audit, &agents, &source.roles, only, host_name(), now.before(arguments.since), now)
-            .map_err(|e| CliError::Local(format!("the audit log or the agents' files: {e}")))?;
-    let files = narrowed_files(&mut review, &agents, source.rules);
-    let json = to_json(&review).map_err(CliError::local)?;
-    if let Some(file) = &arguments.html {
-        write_page(file, &review, &json)?;
+    let mut review = review::read(ReviewRequest {
+        audit,
+        agents: &agents,
+        roles: &source.roles,
+        only,
+        host: host_name(),
+        since: now.before(arguments.since),
+        now,
+        accepts_incomplete: arguments.incomplete,
+        evaluates,
+    })
+    .map_err(|e| CliError::Local(format!("the audit log or the agents' files: {e}")))?;
+    let files = narrowed_files(&mut review, &agents, source.rules, evaluates);
+    write_page(arguments, &review)?;
+    if !common.json {
+        print_text(arguments.diff, &review)?;
     }
-    let applied = match arguments.apply {
-        true => apply::apply(&files, now)?,
-        false => Vec::new(),
+    let failed = match arguments.apply {
+        true => apply_files(arguments, &files, &mut review, source.approvals.is_some()),
+        false => None,
     };
     if common.json {
-        print_line(&json)?;
-        applied.iter().for_each(note);
-        return Ok(ExitCode::SUCCESS);
+        print_line(to_json(&review).map_err(CliError::local)?)?;
     }
-    match arguments.diff {
-        true => {
-            let diffs: String = review.agents.iter().filter_map(|agent| agent.diff.as_deref()).collect();
-            print_bytes(diffs.as_bytes())?;
-            text::notes(&review).iter().for_each(note);
-            text::shorter_times(&review).iter().for_each(note);
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn print_text(diff: bool, review: &Review) -> Result<(), CliError> {
+    if !diff {
+        return print_bytes(text::report(review).as_bytes());
+    }
+    print_bytes(text::diffs(review, io::stdout().is_terminal()).as_bytes())?;
+    review::notes(review).iter().for_each(note);
+    text::shorter_times(review).iter().for_each(note);
+    Ok(())
+}
+
+/// Replaces the files, says what was done, and notes it in the review. Returns what failed.
+fn apply_files(
+    arguments: &ReviewArgs,
+    files: &[NarrowedFile],
+    review: &mut Review,
+    needs_two: bool,
+) -> Option<CliError> {
+    let Applied { done, failed } = apply::apply(files, review.period.until);
+    apply::sentences(&done, needs_two).iter().for_each(note);
+    review.applied = Some(done);
+    // It has the same JSON as the output.
+    let written = write_page(arguments, review);
+    failed.or(written.err())
+}
+
+/// The policies of the configuration, or those beside the agents that are named.
+fn policies_dir(arguments: &ReviewArgs, config: &Config) -> PathBuf {
+    match &arguments.agents {
+        Some(dir) => dir.with_file_name("policies"),
+        None => config.paths.policies.clone(),
+    }
+}
+
+/// What the policies in `dir` evaluate: everything where they cannot be read.
+fn evaluated_attributes(dir: &Path) -> EvaluatedAttributes {
+    match PolicySet::read(dir) {
+        Ok(set) => set.map(|set| set.evaluated_attributes()).unwrap_or_default(),
+        Err(faults) => {
+            let fault = faults.first().map(ToString::to_string).unwrap_or_default();
+            note(format_args!(
+                "the policies cannot be read, so that nothing is narrowed that one could evaluate: {}",
+                escape_unprintable(&fault)
+            ));
+            EvaluatedAttributes::ALL
         }
-        false => print_bytes(text::report(&review).as_bytes())?,
     }
-    applied.iter().for_each(note);
-    Ok(ExitCode::SUCCESS)
 }
 
-fn write_page(file: &Path, review: &Review, json: &str) -> Result<(), CliError> {
-    write_file(file, review::page(review, json).as_bytes(), PAGE_MODE)
-}
-
-fn host_name() -> String {
-    fs::read_to_string(HOSTNAME_FILE).map(|name| name.trim().to_owned()).unwrap_or_default()
+fn write_page(arguments: &ReviewArgs, review: &Review) -> Result<(), CliError> {
+    let Some(file) = &arguments.html else { return Ok(()) };
+    let json = to_json(review).map_err(CliError::local)?;
+    write_file(file, review::page(review, &json).as_bytes(), PAGE_MODE)
 }

@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use super::super::table::format_columns;
+use crate::audit::MIN_USAGE_PERIOD;
 use crate::config::escape_unprintable;
 use crate::plural::counted;
-use crate::review::{AgentReview, AgentState, Count, Period, Review, Use};
+use crate::review::{AgentReview, AgentState, Count, NotKnown, Period, Review, Use, notes};
 
 /// Columns of a line. A word that is longer, such as an audience, is not divided.
 const WIDTH: usize = 80;
@@ -14,12 +15,13 @@ const WIDTH: usize = 80;
 pub(super) fn report(review: &Review) -> String {
     let totals = &review.totals;
     let figures = format!(
-        "{}: {}, {}, {} to narrow, {} never seen",
+        "{}: {}, {}, {} to narrow, {} not seen in the period, {} whose use is not known",
         escape_unprintable(&review.host),
         counted(totals.agents, "agent"),
         counted(totals.rights.unused(), "unused right"),
         counted(totals.narrow, "file"),
-        totals.never_seen
+        totals.not_seen,
+        totals.unknown
     );
     let mut lines = wrapped(&figures, "", "");
     lines.push(format!(
@@ -43,24 +45,20 @@ pub(super) fn report(review: &Review) -> String {
     lines.join("\n") + "\n"
 }
 
-/// What the log does not show, in sentences.
-pub(super) fn notes(review: &Review) -> Vec<String> {
-    let period = &review.period;
-    let mut notes = Vec::new();
-    if !period.complete {
-        notes.push(format!(
-            "The log does not reach back to {}: what was used before {} is not known.",
-            period.since.to_rfc3339_seconds(),
-            period.from.to_rfc3339_seconds()
-        ));
+/// The differences of the narrowed files. On a terminal, what would control it is escaped.
+pub(super) fn diffs(review: &Review, is_terminal: bool) -> String {
+    let diffs: String = review.agents.iter().filter_map(|agent| agent.diff.as_deref()).collect();
+    match is_terminal {
+        true => diffs.split_inclusive('\n').map(escaped_line).collect(),
+        false => diffs,
     }
-    if period.missing_records > 0 {
-        notes.push(format!(
-            "The log lacks {}: what was used by them is not known.",
-            counted(period.missing_records, "record")
-        ));
+}
+
+fn escaped_line(line: &str) -> String {
+    match line.strip_suffix('\n') {
+        Some(text) => format!("{}\n", escape_unprintable(text)),
+        None => escape_unprintable(line).into_owned(),
     }
-    notes
 }
 
 /// Which of the narrowed agents are known for a shorter time than was asked for, in sentences.
@@ -82,7 +80,7 @@ fn row(agent: &AgentReview) -> Vec<String> {
         figures(agent.counts.scopes),
         figures(agent.counts.credentials),
         agent.counts.shorter_lifetimes.to_string(),
-        seen.as_deref().map_or("never", |seen| seen.get(..10).unwrap_or(seen)).to_owned(),
+        seen.as_deref().map_or("not seen", |seen| seen.get(..10).unwrap_or(seen)).to_owned(),
         agent.name.clone(),
     ]
 }
@@ -92,12 +90,13 @@ fn about(agent: &AgentReview, period: &Period) -> Vec<String> {
     let since = agent.known_since.to_rfc3339_seconds();
     let mut said = Vec::new();
     match agent.state {
+        AgentState::Unused if agent.last_seen.is_some() => said.push(format!(
+            "was given nothing since {since}, and made other requests; its file stays as it is"
+        )),
         AgentState::Unused => said.push(format!(
             "was given nothing since {since}: consider to offboard it; its file stays as it is"
         )),
-        AgentState::Unknown => {
-            said.push(format!("is known since {since} only, less than a day: nothing is called unused"));
-        }
+        AgentState::Unknown => said.push(not_known(agent, period)),
         AgentState::Narrow | AgentState::Keep => said.extend(rights(agent)),
     }
     if let Some(reason) = &agent.not_narrowed {
@@ -119,6 +118,25 @@ fn about(agent: &AgentReview, period: &Period) -> Vec<String> {
     lines
 }
 
+/// Why the use of an agent is not known.
+fn not_known(agent: &AgentReview, period: &Period) -> String {
+    let since = agent.known_since.to_rfc3339_seconds();
+    let (why, what) = match () {
+        () if period.until.since(agent.known_since) < MIN_USAGE_PERIOD => {
+            (format!("is known since {since} only, less than a day"), "")
+        }
+        () if agent.known_since > period.since && !period.accepts_incomplete => (
+            format!("is known since {since} only, a shorter time than was asked for"),
+            "; choose --since by it, or add --incomplete",
+        ),
+        () if period.missing_records > 0 && !period.accepts_incomplete => {
+            ("may have used what the log lacks".to_owned(), "")
+        }
+        () => ("was given nothing, and asked for something and was refused".to_owned(), ""),
+    };
+    format!("{why}: nothing is called unused{what}")
+}
+
 fn rights(agent: &AgentReview) -> Vec<String> {
     let duration = |secs| humantime::format_duration(std::time::Duration::from_secs(secs)).to_string();
     let mut said = Vec::new();
@@ -133,6 +151,9 @@ fn rights(agent: &AgentReview) -> Vec<String> {
         if let Some(ttl) = narrowing.ttl {
             let (old, longest) = (duration(grant.ttl), duration(grant.longest.unwrap_or_default()));
             said.push(format!("ttl of {audience}: {old} to {}; the longest was {longest}", duration(ttl)));
+        }
+        if let Some(why) = grant.not_known {
+            said.push(format!("the use of {audience}, or of its scopes, is not known: {}", why.text()));
         }
         let unused_scopes = grant.scopes.iter().filter(|scope| scope.state == Use::Unused).count();
         if let Some(role) = grant.role.as_ref().filter(|_| unused_scopes > 0 || grant.state == Use::Unused) {
@@ -150,6 +171,10 @@ fn rights(agent: &AgentReview) -> Vec<String> {
     }
     for credential in &agent.credentials {
         let name = &credential.name;
+        // That of a credential which the agent does not get itself is never known.
+        if let Some(why) = credential.not_known.filter(|why| *why != NotKnown::Injected) {
+            said.push(format!("the use of the credential {name} is not known: {}", why.text()));
+        }
         match (&credential.role, &credential.stays_because_of_role) {
             _ if credential.remove => said.push(format!("remove the credential {name}: it was not released")),
             (Some(role), _) if credential.state == Use::Unused => {
@@ -195,6 +220,12 @@ fn wrapped(text: &str, first: &str, next: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_diff_controls_no_terminal() {
+        let raw = "-# \u{1b}[2J\n+x\n";
+        assert_eq!(raw.split_inclusive('\n').map(escaped_line).collect::<String>(), "-# \\u{1b}[2J\n+x\n");
+    }
 
     #[test]
     fn lines_are_wrapped_between_words() {

@@ -84,7 +84,7 @@ impl PolicyChanges {
 
 impl PolicySet {
     /// The attributes of agents that a policy may evaluate.
-    pub(super) fn evaluated_attributes(&self) -> EvaluatedAttributes {
+    pub fn evaluated_attributes(&self) -> EvaluatedAttributes {
         let needs = self.needs();
         EvaluatedAttributes {
             roles: needs.has(Attribute::Roles) || needs.has(Attribute::Parents),
