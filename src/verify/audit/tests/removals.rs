@@ -4,6 +4,7 @@ use data_encoding::HEXLOWER;
 
 use super::super::sample::gzip;
 use super::*;
+use crate::json::from_object;
 
 /// A log of three files of which the first was removed, as record 7 says. No checkpoint covers that record yet.
 fn removed() -> SampleLog {
@@ -62,7 +63,7 @@ fn a_removal_counts_once_a_checkpoint_certifies_its_record() {
 fn a_removal_that_is_forged_after_the_last_checkpoint_is_not_believed() {
     let mut log = log();
     let first = fs::read_to_string(file(log.path(), 9, "jsonl")).unwrap();
-    let first: serde_json::Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
+    let first: serde_json::Value = from_object(first.lines().next().unwrap().as_bytes()).unwrap();
     let prev = first["prev"].as_str().unwrap().to_owned();
     write_removal(&mut log, 9, &prev);
     for extension in ["jsonl", CHECKPOINTS_EXTENSION] {
