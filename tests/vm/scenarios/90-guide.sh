@@ -1,5 +1,5 @@
 # All commands of the administrator's guide in order, on a host without hostbadge.
-# limit: 300 s
+# limit: 480 s
 
 apt-get purge -y -qq -o Dpkg::Use-Pty=0 hostbadge >/dev/null 2>&1 || true
 rm -rf /etc/hostbadge /var/lib/hostbadge.*
