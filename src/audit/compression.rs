@@ -15,7 +15,7 @@ use miniz_oxide::deflate::stream::deflate;
 use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus, StreamResult};
 use ring::digest::{Context, SHA256};
 
-use super::files::{first_seq, log_files, open_file, sync_dir_of, with_path};
+use super::files::{log_files, open_file, remove_with_extension, sync_dir_of, with_path};
 use super::room::has_room;
 use crate::clock::Timestamp;
 use crate::verify::audit::{Crc32, GzReader, MAX_UNPACKED_LEN, beside, compressed_file, is_compressed};
@@ -166,14 +166,7 @@ fn read_block(from: &mut impl Read, block: &mut [u8]) -> io::Result<usize> {
 
 /// Removes what a crash has left of compressed files in `dir`.
 pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
-    for item in fs::read_dir(dir)? {
-        let path = item?.path();
-        let is_unfinished = path.extension().is_some_and(|extension| extension == NEW_EXTENSION);
-        if is_unfinished && first_seq(&path).is_some() {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
+    remove_with_extension(dir, NEW_EXTENSION)
 }
 
 /// No pauses.

@@ -68,6 +68,17 @@ pub(super) fn remove_log_file(path: &Path) -> io::Result<()> {
     fs::remove_file(path).map_err(|e| with_path(path, e))
 }
 
+/// Removes the files in `dir` that belong to a log file and have this extension.
+pub(super) fn remove_with_extension(dir: &Path, extension: &str) -> io::Result<()> {
+    for item in fs::read_dir(dir)? {
+        let path = item?.path();
+        if path.extension().is_some_and(|found| found == extension) && first_seq(&path).is_some() {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Puts the path before an error's text.
 pub(super) fn with_path(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::files::{first_seq, open_file};
+use super::files::{first_seq, open_file, remove_with_extension};
 use super::forwards::ForwardLines;
 use super::index_row::{ROW_LEN, Row};
 use super::room::has_room;
@@ -175,14 +175,7 @@ impl Origin {
 
 /// Removes what searches that were ended have left of indices in `dir`. A search that writes one now does without.
 pub(super) fn remove_unfinished(dir: &Path) -> io::Result<()> {
-    for item in fs::read_dir(dir)? {
-        let path = item?.path();
-        let is_unfinished = path.extension().is_some_and(|extension| extension == NEW_EXTENSION);
-        if is_unfinished && first_seq(&path).is_some() {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
+    remove_with_extension(dir, NEW_EXTENSION)
 }
 
 /// Removes the indices in `dir` whose files were removed. They have no text of the log, and would stay for ever.
