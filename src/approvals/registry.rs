@@ -238,11 +238,11 @@ impl Approvals {
         self.current().retain(|_, entry| !entry.is_revoked(revocations));
     }
 
-    /// The requests whose time has not passed.
+    /// The requests whose time has not passed, and those whose decision is being recorded.
     fn current(&self) -> MutexGuard<'_, Requests> {
         let mut requests = lock(&self.0.requests);
         let now = self.0.clock.boot_time();
-        requests.retain(|_, entry| now < entry.ends);
+        requests.retain(|_, entry| now < entry.ends || matches!(entry.state, State::Deciding));
         requests
     }
 
@@ -295,7 +295,8 @@ impl Reservation {
         &self.request
     }
 
-    /// Puts the decision into effect. `None` if the time of the request has passed meanwhile.
+    /// Puts the decision into effect, also where the time of the request has passed meanwhile. `None` is not reached:
+    /// what is being decided is not forgotten.
     pub fn commit(mut self) -> Option<ApprovalReport> {
         self.before = None;
         let settings = &self.approvals.0.settings;

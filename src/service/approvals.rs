@@ -112,7 +112,7 @@ impl IdentityService {
     }
 }
 
-/// What waits, or was refused, has a record already, and so has a flood: the next record counts the refusal.
+/// What waits, or was refused, has a record already: the next record counts its repetitions.
 pub(super) fn rejection_of(refusal: Refusal) -> Rejection {
     let is_repeated = refusal.requested_approval().is_some_and(|approval| approval.is_recorded);
     Rejection::from(refusal).counted_if(is_repeated)

@@ -117,6 +117,26 @@ fn a_decision_that_is_not_committed_has_no_effect_and_a_second_one_does_not_over
 }
 
 #[test]
+fn a_decision_whose_record_takes_long_is_in_effect_as_it_was_recorded() {
+    let (approvals, clock) = approvals();
+    let asked = token("i", "read", ApprovalMode::Each);
+    assert_waits(&approvals, &asked);
+    let (id, digest) = only(&approvals);
+    let reserved = approvals.reserve(&id, &digest, approval()).unwrap();
+    clock.advance(ApprovalsSection::default().wait);
+    assert_eq!(approvals.reports().len(), 1);
+    assert_eq!(reserved.commit().unwrap().state, ApprovalState::Approved);
+    take(&approvals, &asked).unwrap();
+    // One that is not recorded does not outlast its time.
+    assert_waits(&approvals, &asked);
+    let (id, digest) = only(&approvals);
+    let reserved = approvals.reserve(&id, &digest, approval()).unwrap();
+    clock.advance(ApprovalsSection::default().wait);
+    drop(reserved);
+    assert!(approvals.reports().is_empty());
+}
+
+#[test]
 fn an_approval_can_be_taken_back() {
     let (approvals, _) = approvals();
     let asked = token("i", "read", ApprovalMode::Task);
@@ -129,7 +149,7 @@ fn an_approval_can_be_taken_back() {
 }
 
 #[test]
-fn a_refusal_counts_for_its_time_and_for_whoever_asks_for_as_much() {
+fn a_refusal_counts_for_its_time_and_for_each_request_for_as_much() {
     let (approvals, clock) = approvals();
     let asked = token("i", "read", ApprovalMode::Each);
     assert_waits(&approvals, &asked);
