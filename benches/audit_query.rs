@@ -3,17 +3,20 @@
 //!
 //! `cargo bench --bench audit_query` (or `make bench`). Makes the log in a temporary directory, about 1 GB.
 
+mod support;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
-use hostbadge::audit::{Audit, AuditQuery, Event, IndexUse, Journal, search_last};
-use hostbadge::clock::{Clock, Timestamp};
-use hostbadge::config::{AuditSection, LogTarget};
+use hostbadge::audit::{AuditQuery, Event, IndexUse, search_last};
+use hostbadge::clock::Timestamp;
 use hostbadge::verify::audit::log_file_name;
 use ring::digest::{SHA256, digest};
+
+use support::{inline_audit, micros};
 
 const RECORDS: u64 = 1_000_000;
 const RECORDS_OF_A_FILE: u64 = 60_000;
@@ -123,13 +126,8 @@ fn make_log(dir: &Path, agents: u64, days: u64) -> u64 {
 
 /// Measures records of events, from the call until the kernel has the line.
 fn write_records() {
-    // The journal's entries go to standard error.
-    let discard = File::options().write(true).open("/dev/null").expect("a device");
-    nix::unistd::dup2_stderr(discard).expect("a descriptor");
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let journal = Journal::start(LogTarget::Stderr, Clock::System).expect("a journal");
-    let audit = Audit::open(dir.path(), AuditSection::default(), journal, Clock::System).expect("a log");
-    let audit = audit.with_inline_writes();
+    let audit = inline_audit(dir.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
@@ -147,8 +145,4 @@ fn write_records() {
 
 fn millis(time: Duration) -> f64 {
     micros(time) / 1e3
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }

@@ -10,11 +10,9 @@ use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use hostbadge::audit::{Audit, Event, Journal};
-use hostbadge::clock::Clock;
-use hostbadge::config::{AuditSection, LogTarget};
+use hostbadge::audit::Event;
 
-use support::{Client, Host, Journald, median, micros, thread_cpu};
+use support::{Client, Host, Journald, inline_audit, median, micros, thread_cpu};
 
 const TOKEN: &str = r#"{"audience":"https://api.example.com"}"#;
 const CONNECTIONS: [usize; 3] = [1, 16, 128];
@@ -104,13 +102,8 @@ fn syncs(dir: &std::path::Path) -> Vec<Duration> {
 
 /// The processor time of a record that its caller writes, without the thread of the journal.
 fn record_cpu() -> Duration {
-    // The journal's entries go to standard error.
-    let discard = File::options().write(true).open("/dev/null").expect("a device");
-    nix::unistd::dup2_stderr(discard).expect("a descriptor");
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let journal = Journal::start(LogTarget::Stderr, Clock::System).expect("a journal");
-    let audit = Audit::open(dir.path(), AuditSection::default(), journal, Clock::System).expect("a log");
-    let audit = audit.with_inline_writes();
+    let audit = inline_audit(dir.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let each = RECORDS / ROUNDS as u32;
     let times: Vec<Duration> = (0..ROUNDS)

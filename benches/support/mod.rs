@@ -3,6 +3,7 @@
 // Each benchmark uses a part of this.
 #![allow(dead_code)]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use hostbadge::audit::{Audit, Journal};
+use hostbadge::clock::Clock;
+use hostbadge::config::{AuditSection, LogTarget};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 use ring::rand::SystemRandom;
@@ -126,6 +130,16 @@ impl Drop for Host {
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         let _ = self.daemon.wait();
     }
+}
+
+/// An audit log in this directory, whose callers write their records; the entries of its journal are discarded, with all
+/// that this process writes to standard error.
+pub fn inline_audit(dir: &Path) -> Audit {
+    let discard = File::options().write(true).open("/dev/null").expect("a device");
+    nix::unistd::dup2_stderr(discard).expect("a descriptor");
+    let journal = Journal::start(LogTarget::Stderr, Clock::System).expect("a journal");
+    let audit = Audit::open(dir, AuditSection::default(), journal, Clock::System).expect("a log");
+    audit.with_inline_writes()
 }
 
 /// One kept-alive connection.
