@@ -9,7 +9,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use hostbadge::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::common::{API, Host, until_true};
+use crate::common::{API, Host, audit_log, until_true};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -201,15 +201,8 @@ fn grants_that_are_wider_than_their_use_are_found_in_the_audit_log() {
     old(host.agents_file("root", &format!("name = \"root\"\n[match]\nuser = 0\n{grants}")));
     old(host.agents_file("idle", &format!("name = \"idle\"\n[match]\nuser = 4711\n{grants}")));
     host.agents_file("young", &format!("name = \"young\"\n[match]\nuser = 4712\n{grants}"));
-    // A log that began 20 days ago, in the documented format.
     let audit = host.path("audit");
-    fs::create_dir_all(&audit).unwrap();
-    let began = Clock::System.now().before(DAY * 20);
-    let first = format!(
-        "{{\"v\":1,\"seq\":1,\"prev\":\"{}\",\"time\":\"{began}\",\"event\":\"daemon-started\",\"detail\":\"\"}}\n",
-        "0".repeat(64)
-    );
-    fs::write(audit.join(format!("{:020}.jsonl", 1)), first).unwrap();
+    audit_log::begin(&audit, Clock::System.now().before(DAY * 20));
     host.start();
     for ttl in ["60s", "4m"] {
         let request = json!({ "audience": API, "scope": "docs.read", "ttl": ttl });

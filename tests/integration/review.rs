@@ -42,15 +42,7 @@ pub fn reviewed_host() -> Host {
     let changed = Clock::System.now().after(AHEAD).before(Duration::from_secs(3600));
     let changed = UNIX_EPOCH + Duration::from_secs(changed.as_secs());
     File::options().append(true).open(file("young", 4712)).unwrap().set_modified(changed).unwrap();
-    // In the documented format.
-    let audit = host.path("audit");
-    fs::create_dir_all(&audit).unwrap();
-    let began = Clock::System.now().after(AHEAD).before(DAY * 20);
-    let first = format!(
-        "{{\"v\":1,\"seq\":1,\"prev\":\"{}\",\"time\":\"{began}\",\"event\":\"daemon-started\",\"detail\":\"\"}}\n",
-        "0".repeat(64)
-    );
-    fs::write(audit.join(format!("{:020}.jsonl", 1)), first).unwrap();
+    audit_log::begin(&host.path("audit"), Clock::System.now().after(AHEAD).before(DAY * 20));
     host.start();
     for ttl in ["60s", "4m"] {
         let request = json!({ "audience": API, "scope": "docs.read", "ttl": ttl });

@@ -351,17 +351,7 @@ mod tests {
         assert_eq!(evaluated("principal.roles.isEmpty()"), attributes(true, false));
         assert_eq!(evaluated("principal in Role::\"r\""), attributes(true, false));
         assert_eq!(evaluated("principal has owner"), attributes(false, true));
-        let all = EvaluatedAttributes {
-            roles: true,
-            owner: true,
-            posture: true,
-            assurance: true,
-            approved: true,
-            exe_sha256: true,
-            scopes: true,
-            ttl: true,
-        };
-        assert_eq!(evaluated("principal has \"own\\u{65}r\""), all);
+        assert_eq!(evaluated("principal has \"own\\u{65}r\""), EvaluatedAttributes::ALL);
         assert!(evaluated("context.posture == \"off\" || context.assurance == \"tpm\"").posture);
     }
 }

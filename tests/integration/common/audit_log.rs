@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
+use hostbadge::clock::Timestamp;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
 
@@ -16,6 +17,16 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     files.retain(|path| path.extension().is_some_and(|ending| ending == "jsonl"));
     files.sort();
     files
+}
+
+/// Makes a log that began at this time, with one record in the documented format.
+pub fn begin(dir: &Path, at: Timestamp) {
+    fs::create_dir_all(dir).unwrap();
+    let first = format!(
+        "{{\"v\":1,\"seq\":1,\"prev\":\"{}\",\"time\":\"{at}\",\"event\":\"daemon-started\",\"detail\":\"\"}}\n",
+        "0".repeat(64)
+    );
+    fs::write(dir.join(format!("{:020}.jsonl", 1)), first).unwrap();
 }
 
 /// The text of all files.
