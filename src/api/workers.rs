@@ -150,12 +150,15 @@ mod tests {
         };
         assert!(check(0));
         let (release, blocked) = channel::<()>();
+        let (begin, begun) = channel();
         pool.workers[0].runtime.spawn(async move {
+            let _ = begin.send(());
             let _ = blocked.recv();
         });
-        // The heartbeat of the first check may have been before the task that blocks.
+        // The heartbeat of the first check was before the task that blocks, so that none is left over for later.
+        begun.recv().unwrap();
         let heartbeat = |index: usize| pool.workers[index].heartbeat.load(Ordering::Relaxed);
-        wait_until(|| heartbeat(1));
+        wait_until(|| heartbeat(0) && heartbeat(1));
         check(1);
         wait_until(|| heartbeat(1));
         assert!(!check(1), "the first worker did not run");
