@@ -16,6 +16,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response, Uri};
+use tokio_util::either::Either;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -30,6 +31,7 @@ use crate::correlation::{self, Correlation, RequestContext, TRACEPARENT, TRACERE
 /// against server-side request forgery.
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 const WORKLOAD_API_PREFIX: &str = "/SpiffeWorkloadAPI/";
+const HEALTH_PREFIX: &str = "/grpc.health.v1.Health/";
 /// The methods of the Workload API, as records name them.
 const METHODS: [&str; 7] = [
     "FetchX509SVID",
@@ -53,17 +55,33 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Answers one call. The call counts as open until its response body is dropped.
-pub async fn handle_call(
+///
+/// An agent can have a hundred refused calls on each connection that wait for their responses, so what they hold
+/// has no room for more.
+pub fn handle_call(
     workload: Arc<WorkloadApi>,
     watcher: Arc<CallerWatcher>,
     request: Request<Incoming>,
-) -> Response<GuardedBody> {
+) -> impl Future<Output = Response<GuardedBody>> + Send + use<> {
     let context = context(&request);
-    let mut response = correlation::scope(context, answer_call(workload, watcher, request)).await;
-    if let Ok(value) = HeaderValue::try_from(context.correlation.traceresponse()) {
-        response.headers_mut().insert(TRACERESPONSE, value);
+    let is_workload_api = request.uri().path().starts_with(WORKLOAD_API_PREFIX);
+    let guard = ResponseGuard { call: watcher.begin_call(is_workload_api), permit: None };
+    let call = match check(&request) {
+        Err(status) => {
+            Either::Left(Box::pin(guard.refuse_request(watcher, Some(request.into_body()), status)))
+        }
+        Ok(()) => match watcher.acquire_call(is_workload_api).map(Arc::new) {
+            None => Either::Left(Box::pin(guard.refuse_request(watcher, None, too_many_calls()))),
+            Some(permit) => Either::Right(Box::pin(answer_call(workload, watcher, request, guard, permit))),
+        },
+    };
+    async move {
+        let mut response = correlation::scope(context, call).await;
+        if let Ok(value) = HeaderValue::try_from(context.correlation.traceresponse()) {
+            response.headers_mut().insert(TRACERESPONSE, value);
+        }
+        response
     }
-    response
 }
 
 /// What records say of a call: its ids, and its method.
@@ -78,36 +96,45 @@ fn context(request: &Request<Incoming>) -> RequestContext {
     }
 }
 
+/// Whether the request is one for a service of this socket.
+///
+/// # Errors
+/// The status of a request without the required metadata, or for another service.
+fn check(request: &Request<Incoming>) -> Result<(), Status> {
+    let path = request.uri().path();
+    if path.starts_with(WORKLOAD_API_PREFIX) {
+        return match has_security_header(request.headers()) {
+            true => Ok(()),
+            false => Err(Status::invalid_argument(
+                "a call must have the metadata workload.spiffe.io: true, exactly once",
+            )),
+        };
+    }
+    if path.starts_with(HEALTH_PREFIX) || matches!(path, REFLECTION_V1 | REFLECTION_V1ALPHA) {
+        return Ok(());
+    }
+    Err(Status::unimplemented("this socket does not have the service"))
+}
+
+/// Answers a call with its permit, which was [checked](check).
 async fn answer_call(
     workload: Arc<WorkloadApi>,
     watcher: Arc<CallerWatcher>,
     mut request: Request<Incoming>,
+    mut guard: ResponseGuard,
+    permit: Arc<CallPermit>,
 ) -> Response<GuardedBody> {
+    guard.permit = Some(permit.clone());
     let path = request.uri().path();
     let is_workload_api = path.starts_with(WORKLOAD_API_PREFIX);
-    let mut guard = ResponseGuard { call: watcher.begin_call(is_workload_api), permit: None };
     let route = if is_workload_api {
-        if !has_security_header(request.headers()) {
-            let description = "a call must have the metadata workload.spiffe.io: true, exactly once";
-            discard(request).await;
-            return guard.refuse(&watcher, Status::invalid_argument(description)).await;
-        }
         &workload.api
-    } else if path.starts_with("/grpc.health.v1.Health/") {
+    } else if path.starts_with(HEALTH_PREFIX) {
         &workload.health
-    } else if matches!(path, REFLECTION_V1 | REFLECTION_V1ALPHA) {
+    } else {
         *request.uri_mut() = Uri::from_static(REFLECTION_V1);
         &workload.reflection
-    } else {
-        discard(request).await;
-        let status = Status::unimplemented("this socket does not have the service");
-        return guard.refuse(&watcher, status).await;
     };
-    let Some(permit) = watcher.acquire_call(is_workload_api).map(Arc::new) else {
-        drop(request);
-        return guard.refuse(&watcher, too_many_calls()).await;
-    };
-    guard.permit = Some(permit.clone());
     drop_metadata(&mut request);
     if !is_workload_api {
         watcher.client().throttle(Cost::Unit).await;
@@ -117,7 +144,7 @@ async fn answer_call(
             if let Err(error) = watcher.admit().await {
                 // A refusal can be delayed, which keeps no other caller from being identified.
                 permit.move_to(CallClass::Public)?;
-                discard(request).await;
+                discard(request.into_body()).await;
                 return Some(watcher.reject(&error).await.into_http());
             }
             permit.move_to(CallClass::Receiving)?;
@@ -144,8 +171,7 @@ async fn answer_call(
 }
 
 /// Reads the rest of a refused request, if it is short and arrives soon, and keeps nothing of it.
-async fn discard(request: Request<Incoming>) {
-    let mut body = request.into_body();
+async fn discard(mut body: Incoming) {
     if body.is_end_stream() {
         return;
     }
@@ -185,6 +211,19 @@ struct ResponseGuard {
 }
 
 impl ResponseGuard {
+    /// Refuses a request, after its body where that is to be read.
+    async fn refuse_request(
+        self,
+        watcher: Arc<CallerWatcher>,
+        body: Option<Incoming>,
+        status: Status,
+    ) -> Response<GuardedBody> {
+        if let Some(body) = body {
+            discard(body).await;
+        }
+        self.refuse(&watcher, status).await
+    }
+
     /// Refuses a call that has no permit. Without the delay of [`Pace`](crate::api::Pace), a client that
     /// repeats refused calls would use up the processor.
     async fn refuse(self, watcher: &CallerWatcher, status: Status) -> Response<GuardedBody> {
