@@ -240,7 +240,7 @@ mod tests {
         append(6_000, r#""event":"agent-suspended""#);
         let read = |since: u64| {
             let mut usages = HashMap::from([("a", AgentUsage::from_time(at(since)))]);
-            let known = read_usage(dir.path(), &mut usages, at(since)).unwrap();
+            let known = read_usage(dir.path(), &mut usages, at(since), &mut |_, _| {}).unwrap();
             (usages.remove("a").unwrap(), known)
         };
         let (usage, known) = read(1_500);

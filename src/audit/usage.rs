@@ -27,7 +27,8 @@ pub struct UsageReport {
 }
 
 /// Compares the grants of the agents with what was issued since `since`, by the log in `dir`. Only records
-/// since the last change of an agent's file count. Reads at most 512 MiB of records, the latest. Blocking.
+/// since the last change of an agent's file count. Reads at most 512 MiB of records, the latest.
+/// `progress` gets the number of records that were read, and the time back to which they reach. Blocking.
 ///
 /// # Errors
 /// The directory, or a file in it, cannot be read.
@@ -36,6 +37,7 @@ pub fn usage_lints(
     agents: &AgentSet,
     since: Timestamp,
     now: Timestamp,
+    progress: &mut dyn FnMut(u64, Timestamp),
 ) -> io::Result<UsageReport> {
     let mut usages: HashMap<&str, AgentUsage> = HashMap::new();
     for (entry, file, _) in agents.with_files() {
@@ -43,7 +45,7 @@ pub fn usage_lints(
         let since = since.max(Timestamp::from_secs(changed.as_secs()));
         usages.insert(entry.name.as_str(), AgentUsage::from_time(since));
     }
-    let from = read_usage(dir, &mut usages, since)?.from.max(since);
+    let from = read_usage(dir, &mut usages, since, progress)?.from.max(since);
     let mut report = UsageReport { lints: Vec::new(), from, left_out: 0 };
     for (entry, file, line) in agents.with_files() {
         let Some(usage) = usages.get(entry.name.as_str()) else { continue };
@@ -139,7 +141,8 @@ mod tests {
             log.append([body.as_bytes()].into_iter()).unwrap();
         }
         let agents = AgentSet::read(agents_dir.path(), 35).unwrap();
-        let report = usage_lints(audit_dir.path(), &agents, NOW.before(DAY * 30), NOW).unwrap();
+        let report =
+            usage_lints(audit_dir.path(), &agents, NOW.before(DAY * 30), NOW, &mut |_, _| {}).unwrap();
         let text = |one: &Diagnostic| {
             let stem = one.file.file_stem().unwrap().to_string_lossy().into_owned();
             format!("{stem}: {}", one.message)

@@ -54,7 +54,8 @@ struct Limits {
 }
 
 /// Adds what the log in `dir` has of these agents since a time, the latest records first. Reads at most 512 MiB of
-/// records, and says from when on all records are known. Blocking.
+/// records, and says from when on all records are known. `progress` gets the number of records that were read, and the
+/// time back to which they reach. Blocking.
 ///
 /// # Errors
 /// The directory, or a file in it, cannot be read.
@@ -62,9 +63,10 @@ pub fn read_usage(
     dir: &Path,
     usages: &mut HashMap<&str, AgentUsage>,
     since: Timestamp,
+    progress: &mut dyn FnMut(u64, Timestamp),
 ) -> io::Result<KnownPeriod> {
     let limits = Limits { pages: MAX_PAGES, page_records: PAGE_RECORDS, older_records: OLDER_RECORDS };
-    read_within(dir, usages, since, limits)
+    read_within(dir, usages, since, limits, progress)
 }
 
 fn read_within(
@@ -72,12 +74,18 @@ fn read_within(
     usages: &mut HashMap<&str, AgentUsage>,
     since: Timestamp,
     limits: Limits,
+    progress: &mut dyn FnMut(u64, Timestamp),
 ) -> io::Result<KnownPeriod> {
+    let mut records = 0;
     let mut reading = Reading::new(usages, since);
     let mut query = AuditQuery::default();
     for _ in 0..limits.pages {
         let page = read_page(dir, &query, limits.page_records)?;
         reading.add_page(&page);
+        records += page.records.len() as u64;
+        if let Some(time) = reading.believed.or(reading.unbelieved) {
+            progress(records, time);
+        }
         if reading.older >= limits.older_records {
             return Ok(KnownPeriod { from: since, missing: reading.missing, bound: None });
         }
@@ -266,7 +274,7 @@ mod tests {
     fn read_of(dir: &Path, limits: Limits) -> (Vec<String>, KnownPeriod) {
         let since = Timestamp::from_secs(NOW - 30 * DAY);
         let mut usages = HashMap::from([("a", AgentUsage::from_time(since))]);
-        let known = read_within(dir, &mut usages, since, limits).unwrap();
+        let known = read_within(dir, &mut usages, since, limits, &mut |_, _| {}).unwrap();
         let mut audiences: Vec<String> = usages["a"].by_audience.keys().cloned().collect();
         audiences.sort();
         (audiences, known)

@@ -14,6 +14,7 @@ use super::common::{CommonArgs, print_json};
 use super::error::CliError;
 use super::format::format_fault;
 use super::output::{note, print_line};
+use super::progress::Progress;
 use crate::agents::{AgentSet, AgentSource, Lint, StatusListDefault};
 use crate::audit::usage_lints;
 use crate::clock::Clock;
@@ -104,8 +105,12 @@ pub(super) fn read_agents(dir: Option<&PathBuf>, config: &Config) -> Result<(Pat
 
 fn usage(audit_dir: &Path, agents: &AgentSet, age: Duration) -> Result<Vec<Diagnostic>, CliError> {
     let now = Clock::System.now();
-    let report = usage_lints(audit_dir, agents, now.before(age), now)
-        .map_err(|e| CliError::Local(format!("the audit log: {e}")))?;
+    let mut progress = Progress::start();
+    let report = usage_lints(audit_dir, agents, now.before(age), now, &mut |records, back_to| {
+        progress.tick_records(records, back_to);
+    });
+    progress.end();
+    let report = report.map_err(|e| CliError::Local(format!("the audit log: {e}")))?;
     if report.left_out > 0 {
         note(format_args!(
             "hostbadge: usage: left out {}, whose files were changed, or whose audit log begins, less than a day ago",

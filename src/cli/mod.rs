@@ -53,6 +53,7 @@ mod pending_approval;
 mod policy;
 mod policy_why;
 mod posture;
+mod progress;
 mod prompt;
 mod recovery_key;
 mod renewal;

@@ -1,9 +1,8 @@
 //! `hostbadge verify audit`.
 
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use data_encoding::HEXLOWER;
@@ -12,7 +11,8 @@ use serde_json::json;
 use super::common::{CommonArgs, print_json, print_verdict};
 use super::error::CliError;
 use super::files::read_file;
-use super::output::{note, note_unterminated, print_line};
+use super::output::{note, print_line};
+use super::progress::Progress;
 use super::table::KeyValueTable;
 use crate::config::escape_unprintable;
 use crate::plural::counted;
@@ -23,6 +23,8 @@ use crate::verify::audit::{
 
 /// Digits of a Name in hexadecimal: the algorithm, and a SHA-256 digest.
 const NAME_LEN: usize = 68;
+/// Characters of the bar that shows the progress on a terminal.
+const BAR_WIDTH: u64 = 40;
 
 #[derive(Args, Debug)]
 pub(super) struct VerifyAuditArgs {
@@ -73,8 +75,10 @@ pub(super) fn run(common: &CommonArgs, arguments: &VerifyAuditArgs) -> Result<Ex
         known: arguments.known.iter().map(|file| read_note(file)).collect::<Result<_, _>>()?,
     };
     let mut progress = Progress::start();
-    let report = verify_audit(&arguments.dir, &options, &mut |done, total| progress.tick(done, total))
-        .map_err(CliError::local);
+    let report = verify_audit(&arguments.dir, &options, &mut |done, total| {
+        progress.tick(|passed, has_bar| progress_text(done, total, passed, has_bar))
+    })
+    .map_err(CliError::local);
     progress.end();
     let report = report?;
     let warnings = trusted.warnings(arguments);
@@ -273,48 +277,14 @@ fn summary(arguments: &VerifyAuditArgs, report: &AuditReport, trusted: &TrustedK
     }
 }
 
-/// Says on standard error how far the verification is: a bar on a terminal, else a line from time to time.
-struct Progress {
-    is_terminal: bool,
-    started: Instant,
-    next: Instant,
-    is_shown: bool,
-}
-
-impl Progress {
-    /// A shorter verification says nothing.
-    const QUIET_TIME: Duration = Duration::from_secs(2);
-    const BAR_INTERVAL: Duration = Duration::from_millis(200);
-    const LINE_INTERVAL: Duration = Duration::from_secs(10);
-    const BAR_WIDTH: u64 = 40;
-
-    fn start() -> Progress {
-        let (is_terminal, now) = (io::stderr().is_terminal(), Instant::now());
-        Progress { is_terminal, started: now, next: now + Progress::QUIET_TIME, is_shown: false }
+/// How far the verification is, in bytes; on a terminal with a bar.
+fn progress_text(done: u64, total: u64, passed: Duration, has_bar: bool) -> String {
+    let rate = done as f64 / (1 << 20) as f64 / passed.as_secs_f64();
+    let text = format!("{} of {} MiB are verified, {rate:.0} MiB/s", done >> 20, total >> 20);
+    if !has_bar {
+        return text;
     }
-
-    fn tick(&mut self, done: u64, total: u64) {
-        let now = Instant::now();
-        if now < self.next {
-            return;
-        }
-        let rate = done as f64 / (1 << 20) as f64 / (now - self.started).as_secs_f64();
-        let (done_mib, total_mib) = (done >> 20, total >> 20);
-        if self.is_terminal {
-            let filled =
-                (done * Progress::BAR_WIDTH).checked_div(total).unwrap_or_default().min(Progress::BAR_WIDTH);
-            let bar = "#".repeat(filled as usize) + &".".repeat((Progress::BAR_WIDTH - filled) as usize);
-            note_unterminated(format_args!("\r\x1b[K[{bar}] {done_mib} of {total_mib} MiB, {rate:.0} MiB/s"));
-            (self.next, self.is_shown) = (now + Progress::BAR_INTERVAL, true);
-        } else {
-            note(format_args!("hostbadge: {done_mib} of {total_mib} MiB are verified, {rate:.0} MiB/s"));
-            self.next = now + Progress::LINE_INTERVAL;
-        }
-    }
-
-    fn end(&mut self) {
-        if std::mem::take(&mut self.is_shown) {
-            note_unterminated("\r\x1b[K");
-        }
-    }
+    let filled = (done * BAR_WIDTH).checked_div(total).unwrap_or_default().min(BAR_WIDTH);
+    let bar = "#".repeat(filled as usize) + &".".repeat((BAR_WIDTH - filled) as usize);
+    format!("[{bar}] {text}")
 }

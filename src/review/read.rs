@@ -36,11 +36,12 @@ pub struct ReviewRequest<'a> {
     pub evaluates: EvaluatedAttributes,
 }
 
-/// Compares agents with what the log has of them since a time. Blocking.
+/// Compares agents with what the log has of them since a time. `progress` gets the number of records that were read, and
+/// the time back to which they reach. Blocking.
 ///
 /// # Errors
 /// The log, a file of an agent or the directory of roles cannot be read.
-pub fn read(request: ReviewRequest<'_>) -> io::Result<Review> {
+pub fn read(request: ReviewRequest<'_>, progress: &mut dyn FnMut(u64, Timestamp)) -> io::Result<Review> {
     let ReviewRequest { since, now, accepts_incomplete, evaluates, .. } = request;
     let reviewed: Vec<(&AgentEntry, &Path)> = request
         .agents
@@ -50,7 +51,7 @@ pub fn read(request: ReviewRequest<'_>) -> io::Result<Review> {
         .collect();
     let mut usages: HashMap<&str, AgentUsage> =
         reviewed.iter().map(|(entry, _)| (entry.name.as_str(), AgentUsage::from_time(since))).collect();
-    let known = read_usage(request.audit, &mut usages, since)?;
+    let known = read_usage(request.audit, &mut usages, since, progress)?;
     // An empty log is known from now on.
     let from = known.from.min(now);
     let roles_changed = latest_change(request.roles)?;
@@ -135,7 +136,7 @@ mod tests {
             evaluates: EvaluatedAttributes::default(),
         };
         let states = |accepts_incomplete| {
-            let review = read(ReviewRequest { accepts_incomplete, ..request(None) }).unwrap();
+            let review = read(ReviewRequest { accepts_incomplete, ..request(None) }, &mut |_, _| {}).unwrap();
             assert!(review.period.complete && review.period.bound.is_none());
             review.agents.iter().map(|agent| agent.state).collect::<Vec<_>>()
         };
@@ -154,8 +155,8 @@ mod tests {
         touch(&agents_dir.join("without.toml"), Duration::from_secs(3600));
         assert_eq!(states(true), [AgentState::Unknown, AgentState::Unknown]);
         // No role: its directory may be missing.
-        let review = read(ReviewRequest { roles: Path::new("/nonexistent"), ..request(Some("without")) });
-        assert_eq!(review.unwrap().agents.len(), 1);
+        let request = ReviewRequest { roles: Path::new("/nonexistent"), ..request(Some("without")) };
+        assert_eq!(read(request, &mut |_, _| {}).unwrap().agents.len(), 1);
     }
 
     #[test]
@@ -190,7 +191,7 @@ mod tests {
                 accepts_incomplete,
                 evaluates: EvaluatedAttributes::default(),
             };
-            let review = read(request).unwrap();
+            let review = read(request, &mut |_, _| {}).unwrap();
             assert_eq!(review.period.missing_records, seq - 2);
             (
                 review.agents[0].state,

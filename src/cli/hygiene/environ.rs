@@ -39,7 +39,7 @@ pub(super) fn scan(scanner: &mut Scanner) {
             Err(_) => {}
         }
         environ.zeroize();
-        scanner.progress.tick(scanner.report.files, scanner.report.found);
+        scanner.tick();
     }
 }
 

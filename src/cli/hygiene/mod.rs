@@ -5,7 +5,6 @@ mod classify;
 mod environ;
 mod finding;
 mod open;
-mod progress;
 mod report;
 mod scanner;
 mod tree;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::{Zeroize, Zeroizing};
 
+use super::super::progress::Progress;
 use super::classify::describe;
 use super::finding::{Finding, Place, What};
 use super::open;
-use super::progress::Progress;
 use super::report::Report;
 use crate::agents::{environment_files, environment_secrets, unit_secrets};
 use crate::clock::{Clock, Timestamp};
@@ -43,7 +43,7 @@ pub(super) enum FileKind {
 pub(super) struct Scanner {
     pub(super) limits: Limits,
     pub(super) report: Report,
-    pub(super) progress: Progress,
+    progress: Progress,
     /// Files of `EnvironmentFile=` that were met and not looked at.
     pub(super) environment_files: Vec<PathBuf>,
     own_issuer: Option<String>,
@@ -59,7 +59,7 @@ impl Scanner {
         Scanner {
             limits,
             report: Report::default(),
-            progress: Progress::start(),
+            progress: Progress::start_on_terminal(),
             environment_files: Vec::new(),
             own_issuer,
             now: Clock::System.now(),
@@ -108,7 +108,13 @@ impl Scanner {
         }
         content.zeroize();
         self.buffer = content;
-        self.progress.tick(self.report.files, self.report.found);
+        self.tick();
+    }
+
+    /// Says how far the search is, if it is time.
+    pub(super) fn tick(&mut self) {
+        let Report { files, found, .. } = &self.report;
+        self.progress.tick(|_, _| format!("{files} files, {found} found"));
     }
 
     /// Describes a secret.

@@ -20,6 +20,7 @@ use super::common::CommonArgs;
 use super::error::CliError;
 use super::files::write_file;
 use super::output::{note, print_bytes, print_line};
+use super::progress::Progress;
 use crate::agents::{AgentName, AgentSource, EvaluatedAttributes};
 use crate::clock::Clock;
 use crate::config::{Config, escape_unprintable};
@@ -99,7 +100,8 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ReviewArgs) -> Result<E
     let audit = arguments.audit.as_ref().unwrap_or(&config.paths.audit);
     let evaluates = evaluated_attributes(&policies_dir(arguments, &config));
     let now = Clock::System.now();
-    let mut review = review::read(ReviewRequest {
+    let mut progress = Progress::start();
+    let request = ReviewRequest {
         audit,
         agents: &agents,
         roles: &source.roles,
@@ -109,8 +111,11 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ReviewArgs) -> Result<E
         now,
         accepts_incomplete: arguments.incomplete,
         evaluates,
-    })
-    .map_err(|e| CliError::Local(format!("the audit log or the agents' files: {e}")))?;
+    };
+    let review = review::read(request, &mut |records, back_to| progress.tick_records(records, back_to));
+    progress.end();
+    let mut review =
+        review.map_err(|e| CliError::Local(format!("the audit log or the agents' files: {e}")))?;
     let files = narrowed_files(&mut review, &agents, source.rules, evaluates);
     write_page(arguments, &review)?;
     if !common.json {
