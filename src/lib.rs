@@ -173,6 +173,7 @@ pub mod pki;
 pub(crate) mod plural;
 pub mod policy;
 pub mod posture;
+pub mod present;
 pub mod review;
 pub mod revocation;
 pub mod risk;

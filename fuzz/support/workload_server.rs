@@ -22,6 +22,7 @@ use hostbadge::names::Names;
 use hostbadge::pki::CertificateIssuer;
 use hostbadge::policy::{AdminPolicy, Limiter, Policies, PolicyConfig, Rate};
 use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
+use hostbadge::present::ProofKeys;
 use hostbadge::revocation::Revocations;
 use hostbadge::revocation::status::StatusLists;
 use hostbadge::service::{HostFiles, IdentityService, Invocations, ServiceDeps, ServiceManager};
@@ -72,6 +73,7 @@ fn serve(dir: &Path, listener: UnixListener) {
         credentials: CredentialStore::new(dir, clock.clone()),
         revocations: Revocations::new(dir, clock.clone()),
         invocations: Invocations::new(HostFiles::of_host()),
+        proof_keys: ProofKeys::new(Duration::from_secs(3600)),
         approvals: Approvals::new(ApprovalsSection::default(), clock.clone()),
         anomalies: Anomalies::new(clock.clone(), Zone::default(), Duration::from_secs(7 * 86_400)),
         anomaly_actions: AnomalyActions::default(),

@@ -34,6 +34,8 @@ pub struct EvaluatedAttributes {
     pub posture: bool,
     /// Where the key of a token is kept.
     pub assurance: bool,
+    /// What a token is bound to.
+    pub binding: bool,
     /// Whether a person has approved what is requested.
     pub approved: bool,
     /// The digest of the executable, which a request has if a condition of its agent needs it.
@@ -52,6 +54,7 @@ impl EvaluatedAttributes {
         owner: true,
         posture: true,
         assurance: true,
+        binding: true,
         approved: true,
         exe_sha256: true,
         scopes: true,
@@ -63,6 +66,7 @@ impl EvaluatedAttributes {
         owner: false,
         posture: false,
         assurance: false,
+        binding: false,
         approved: false,
         exe_sha256: false,
         scopes: false,

@@ -10,6 +10,8 @@ use toml::value::Datetime;
 use crate::config::{Diagnostic, Key, Kind, PostureMode, RawDuration, SourceFile};
 
 use super::approval_mode::ApprovalMode;
+use super::binding::Binding;
+use super::proofs::{ProofGrant, RawProofs};
 use super::time_limits::{self, EXPIRES_KEY, HOURS_KEY, TimeLimits};
 
 /// Longest lifetime that a grant may allow: 1 hour.
@@ -48,6 +50,10 @@ pub struct Grant {
     /// Whether an administrator has to approve requests for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalMode>,
+    /// What its tokens are bound to. Without, a request can choose.
+    pub bind: Binding,
+    /// The proofs that it gives.
+    pub proofs: ProofGrant,
     /// When the grant counts.
     #[serde(skip)]
     pub limits: TimeLimits,
@@ -99,15 +105,6 @@ impl TokenTyp {
     }
 }
 
-/// What a token is bound to. Only unbound tokens exist.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Bind {
-    None,
-    Dpop,
-    Mtls,
-}
-
 /// The table `[[grant]]` as written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -122,7 +119,11 @@ pub(super) struct RawGrant {
     typ: TokenTyp,
     posture: Option<PostureMode>,
     status_list: Option<bool>,
-    bind: Option<Spanned<Bind>>,
+    #[serde(default)]
+    bind: Binding,
+    proofs: Option<Spanned<Vec<Spanned<String>>>>,
+    actions: Option<Vec<Spanned<String>>>,
+    client_id: Option<Spanned<String>>,
     approval: Option<ApprovalMode>,
     expires: Option<Spanned<Datetime>>,
     hours: Option<Spanned<String>>,
@@ -139,7 +140,10 @@ impl RawGrant {
         Key::optional("typ", Kind::Choice(&["at+jwt", "JWT"])),
         Key::optional("posture", Kind::Choice(&["off", "warn", "enforce"])),
         Key::optional("status_list", Kind::Boolean),
-        Key::optional("bind", Kind::Choice(&["none", "dpop", "mtls"])),
+        Key::optional("bind", Kind::Choice(Binding::VALUES)),
+        Key::optional("proofs", Kind::TextList("[\"dpop\"]")),
+        Key::optional("actions", Kind::TextList("[\"POST https://api.example.com/v1/*\"]")),
+        Key::optional("client_id", Kind::Text("\"researcher\"")),
         Key::optional("approval", Kind::Choice(ApprovalMode::VALUES)),
         EXPIRES_KEY,
         HOURS_KEY,
@@ -227,11 +231,8 @@ impl RawGrant {
             (_, Algorithm::Rs256) => Assurance::Tpm,
             (raw, Algorithm::Es256) => raw.map_or(Assurance::Sealed, Spanned::into_inner),
         };
-        if let Some(bind) = self.bind.filter(|bind| !matches!(bind.get_ref(), Bind::None)) {
-            let message = "this version has no bound tokens, and issues none without what the grant demands; \
-                           set bind = \"none\" or remove it";
-            faults.push(source.diagnostic(bind.span(), message));
-        }
+        let proofs = RawProofs { proofs: self.proofs, actions: self.actions, client_id: self.client_id };
+        let proofs = proofs.validate(&audience, self.bind, source, faults);
         let limits = time_limits::validate(self.expires, self.hours, source, faults);
         Some(Grant {
             audience,
@@ -243,6 +244,8 @@ impl RawGrant {
             posture: self.posture,
             status_list: self.status_list,
             approval: self.approval,
+            bind: self.bind,
+            proofs,
             limits,
         })
     }

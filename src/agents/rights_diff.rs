@@ -18,6 +18,7 @@ use crate::config::PostureMode;
 use super::agent_set::AgentSet;
 use super::approval_mode::ApprovalMode;
 use super::beside::EvaluatedAttributes;
+use super::binding::Binding;
 use super::credential::{CredentialGrant, CredentialUse};
 use super::entry::AgentEntry;
 use super::grant::{Assurance, Grant, TokenTyp};
@@ -253,6 +254,10 @@ fn compare_grants(old: &Grant, new: &Grant, evaluates: EvaluatedAttributes) -> C
     change.note_if(old.typ != new.typ, "typ", new.typ == TokenTyp::Jwt);
     change.posture(old.posture, new.posture, evaluates);
     change.approval(old.approval, new.approval, evaluates);
+    // A bound token is of use to nobody else.
+    let widens = new.bind == Binding::None || evaluates.binding;
+    change.note_if(old.bind != new.bind, "bind", widens);
+    change.note_if(old.proofs != new.proofs, "proofs", !new.proofs.is_within(&old.proofs));
     // A token without a status is valid at relying parties until it expires. Without the key, the configuration
     // decides, which may say either.
     let widens = new.status_list != Some(true) && old.status_list != Some(false);

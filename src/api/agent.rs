@@ -11,12 +11,14 @@ use super::reply::{self, Reply};
 use super::routes::{self, Body, Names, Route, RouteMatch, Verb};
 use crate::correlation::{self, RequestContext};
 use crate::service::{IdentityService, PeerLookup};
-use crate::wire::agent::{CertificateResponse, IntrospectionResponse, TokenResponse, UseNonceResponse};
+use crate::wire::agent::{
+    CertificateResponse, IntrospectionResponse, ProveResponse, TokenResponse, UseNonceResponse,
+};
 use crate::wire::credentials::ReleaseResponse;
 use crate::wire::revocation::RevokeOwnResponse;
 
 use AgentHandler::{
-    Attest, Certificate, Credential, Introspect, MakeNonce, Revoke, Token, UseNonce, Whoami, Why,
+    Attest, Certificate, Credential, Introspect, MakeNonce, Prove, Revoke, Token, UseNonce, Whoami, Why,
 };
 use AgentSocketRole::{AnyCaller, IdentifiedCaller, RegisteredAgent};
 use PublicHandler::{Bundle, Discovery, Health, Jwks, StatusList, StatusLists};
@@ -58,6 +60,7 @@ enum AgentHandler {
     Credential,
     Introspect,
     MakeNonce,
+    Prove,
     Revoke,
     Token,
     UseNonce,
@@ -79,6 +82,7 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Post, path: "/v1/revoke",            body: BODY, role: RegisteredAgent(Revoke) },
     Route { verb: Post, path: "/v1/nonce",             body: NONE, role: RegisteredAgent(MakeNonce) },
     Route { verb: Post, path: "/v1/nonce/use",         body: BODY, role: RegisteredAgent(UseNonce) },
+    Route { verb: Post, path: "/v1/prove",             body: BODY, role: RegisteredAgent(Prove) },
     Route { verb: Post, path: "/v1/attest",            body: BODY, role: RegisteredAgent(Attest) },
     Route { verb: Get,  path: "/v1/whoami",            body: NONE, role: RegisteredAgent(Whoami) },
     Route { verb: Get,  path: "/v1/whoami/why",        body: NONE, role: IdentifiedCaller(Why) },
@@ -183,6 +187,7 @@ impl AgentApi {
             Revoke => Box::pin(self.revoke(lookup, body)).await,
             MakeNonce => Box::pin(self.make_nonce(lookup)).await,
             UseNonce => Box::pin(self.use_nonce(lookup, body)).await,
+            Prove => Box::pin(self.prove(lookup, body)).await,
             Attest => Box::pin(self.attest(client, lookup, body)).await,
             Whoami => Box::pin(self.whoami(lookup)).await,
             Why => Box::pin(self.explain(lookup)).await,
@@ -230,6 +235,13 @@ impl AgentApi {
     async fn use_nonce(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
         match self.service.use_nonce(lookup, parse::use_nonce_request(body)).await {
             Ok(valid) => reply::ok(&UseNonceResponse { valid: *valid.get() }),
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn prove(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.prove(lookup, parse::prove_request(body)).await {
+            Ok(proof) => reply::ok(&ProveResponse::from(&proof)),
             Err(error) => reply::request_error(&error),
         }
     }

@@ -13,7 +13,7 @@ use crate::service::{
 };
 use crate::wire::admin::ReloadRequest;
 use crate::wire::agent::{
-    AttestRequest, CertificateRequest, IntrospectionRequest, TokenRequest, UseNonceRequest,
+    AttestRequest, CertificateRequest, IntrospectionRequest, ProveRequest, TokenRequest, UseNonceRequest,
 };
 use crate::wire::anomaly::ResumeRequest;
 use crate::wire::approvals::DecideRequest;
@@ -58,6 +58,22 @@ pub fn introspection_request(body: &RequestBody) -> Result<IntrospectionRequest,
             InvalidRequest::new(format!("the body is not the JSON of an introspection, near column {column}"))
         }
         _ => not_a(body, "an introspection", &error),
+    })
+}
+
+/// The error names the column only, because the body may hold a token.
+pub fn prove_request(body: &RequestBody) -> Result<ProveRequest<'_>, InvalidRequest> {
+    decode(body).map_err(|error| match &error {
+        DecodeError::Json(e) if e.is_data() => {
+            let expected = "{\"kind\": K, \"method\": M, \"url\": U}, and may have body_sha256, nonce, token, audience and \
+                            agent; K is dpop, wpt, http-signature, client-assertion or client-attestation";
+            InvalidRequest::new(format!("the body must be {expected}"))
+        }
+        DecodeError::Json(e) => {
+            let column = e.column();
+            InvalidRequest::new(format!("the body is not the JSON of a proof request, near column {column}"))
+        }
+        _ => not_a(body, "a proof request", &error),
     })
 }
 

@@ -3,9 +3,10 @@
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use crate::agents::{ApprovalMode, Assurance, AuthenticatedAgent, TokenTyp};
+use crate::agents::{ApprovalMode, Assurance, AuthenticatedAgent, Binding, TokenTyp};
 use crate::digest::sha256;
 use crate::peer::Sha256Digest;
+use crate::present::ProofKind;
 use crate::revocation::{RevocationSet, Target, TargetKind};
 
 /// Version of the members that the digest covers.
@@ -69,6 +70,24 @@ pub enum ApprovalAction {
         assurance: Assurance,
         /// The `typ` of its header.
         typ: TokenTyp,
+        /// What it is bound to.
+        bind: Binding,
+    },
+    /// A proof for one HTTP request, or for an authorization server.
+    Proof {
+        /// What kind of proof.
+        proof: ProofKind,
+        /// The audience of the grant that gives it.
+        audience: String,
+        /// The method of the request; absent for an authorization server.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        method: Option<String>,
+        /// Its URL in normal form, as for `method`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        url: Option<String>,
+        /// SHA-256 of its body in hexadecimal digits; absent where it has none.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        body_sha256: Option<String>,
     },
     /// The value of a sealed credential.
     Credential {
@@ -127,6 +146,11 @@ impl ApprovalRequest {
                 let asked: Vec<&str> = asked.split(' ').collect();
                 audience == of && scope.split_terminator(' ').all(|scope| asked.contains(&scope))
             }
+            // Another body would be another request in name only.
+            (
+                ApprovalAction::Proof { proof, audience, method, url, .. },
+                ApprovalAction::Proof { proof: kind, audience: of, method: verb, url: asked, .. },
+            ) => (proof, audience, method, url) == (kind, of, verb, asked),
             (ApprovalAction::Credential { name, .. }, ApprovalAction::Credential { name: of, .. }) => {
                 name == of
             }
@@ -175,6 +199,7 @@ pub(super) mod tests {
                 ttl: 300,
                 assurance: Assurance::Sealed,
                 typ: TokenTyp::AtJwt,
+                bind: Binding::None,
             },
         }
     }

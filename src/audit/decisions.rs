@@ -5,7 +5,7 @@ use super::suppressed::{Counted, Number};
 use super::{Audit, AuditUnavailable, Recorded};
 use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::credentials::ReleasedCredential;
-use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, Nonce, WitSvid};
+use crate::issue::{AccessToken, EvidenceResponse, Introspection, IssuedProof, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::Refusal;
 
@@ -32,6 +32,13 @@ impl Audit {
     ) -> Result<Recorded<ReleasedCredential>, AuditUnavailable> {
         self.write(&Record::for_credential(&released, self.clock.now())).await?;
         Ok(Recorded(released))
+    }
+
+    /// Records a proof.
+    pub async fn record_proof(&self, proof: IssuedProof) -> Result<Recorded<IssuedProof>, AuditUnavailable> {
+        let target = proof.permit().target().text();
+        self.write(&Record::for_proof(&proof, &target, self.clock.now())).await?;
+        Ok(Recorded(proof))
     }
 
     /// Records JWT-SVIDs, with one line each.

@@ -104,6 +104,7 @@ events! {
     NameLookupFailed "name-lookup-failed" "c84e21b7f6d04e0f8b35d90a6e1f7752" WARN,
     NonceUsed "nonce-used" "81ddc3225cef42a289e8a8c508b1ab26" INFO,
     PoliciesRejected "policies-rejected" "6b1f0f6e8a0d4b7c9e7335c1d2a4f980" ERROR,
+    ProofIssued "proof-issued" "a5d3c8e17b904f26831dbe94c07f62a9" INFO,
     PoliciesReloaded "policies-reloaded" "b0a4c9be2d5e4f13a1c86f5e70d9382b" INFO,
     PostureAccepted "posture-accepted" "013794af7a4c48cebe01a75425e0a108" INFO,
     PostureChanged "posture-changed" "a8eb0e2885db47aa806724f97bf84039" WARN,
@@ -155,6 +156,7 @@ impl Event {
             | Event::CredentialReleased
             | Event::Introspected
             | Event::NonceUsed
+            | Event::ProofIssued
             | Event::SvidIssued
             | Event::TokenIssued
             | Event::TokenRevoked

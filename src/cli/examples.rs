@@ -25,6 +25,13 @@ pub(super) const CERTIFICATE: &str = "Examples:
   hostbadge certificate --csr request.pem --ttl 10m > cert.pem
   hostbadge certificate --watch /run/researcher/svid";
 
+pub(super) const PROVE: &str = "Examples:
+  hostbadge token https://api.example.com --bind dpop --output token
+  hostbadge prove dpop GET https://api.example.com/v1/items --token-file token --output proof
+  curl -H @proof -H \"Authorization: DPoP $(cat token)\" https://api.example.com/v1/items
+  hostbadge prove http-signature POST https://api.example.com/v1/items --body item.json
+  hostbadge prove client-assertion --audience https://login.example.com";
+
 pub(super) const ATTEST: &str = "Examples:
   hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --output evidence.json
   hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --format eat";

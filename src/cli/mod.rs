@@ -55,6 +55,7 @@ mod policy_why;
 mod posture;
 mod progress;
 mod prompt;
+mod prove;
 mod recovery_key;
 mod renewal;
 mod report;
@@ -123,6 +124,16 @@ enum CliSubcommand {
     /// it, and sends the request from its own program: hostbadge-agents(5).
     #[command(after_long_help = examples::CERTIFICATE)]
     Certificate(certificate::CertificateArgs),
+    /// Request a proof for one HTTP request, or an assertion for an authorization server
+    ///
+    /// The daemon decides on the request that is named, and makes the proof with a key that this process does not have.
+    /// The output is headers, a line each, which curl reads with --header @FILE; for a client assertion, parameters in
+    /// the form encoding. It can be used for at most 60 s.
+    ///
+    /// This command is then the caller. An agent that `[match]` selects by `exe` or `exe_sha256` cannot use
+    /// it, and sends the request from its own program: hostbadge-agents(5).
+    #[command(after_long_help = examples::PROVE)]
+    Prove(prove::ProveArgs),
     /// Request evidence of the host's state for a remote verifier
     #[command(after_long_help = examples::ATTEST)]
     Attest(attest::AttestArgs),
@@ -224,6 +235,7 @@ impl CliSubcommand {
         match self {
             CliSubcommand::Token(arguments) => arguments.prints_result(),
             CliSubcommand::Certificate(arguments) => arguments.prints_result(),
+            CliSubcommand::Prove(arguments) => arguments.prints_result(),
             CliSubcommand::Attest(arguments) => arguments.prints_result(),
             CliSubcommand::Key(subcommand) => subcommand.prints_result(),
             CliSubcommand::Enroll(subcommand) => subcommand.prints_result(),
@@ -261,6 +273,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Whoami(arguments) => whoami::run(common, &arguments).await,
         CliSubcommand::Token(arguments) => token::run(common, &arguments).await,
         CliSubcommand::Certificate(arguments) => certificate::run(common, &arguments).await,
+        CliSubcommand::Prove(arguments) => prove::run(common, &arguments).await,
         CliSubcommand::Attest(arguments) => attest::run(common, &arguments).await,
         CliSubcommand::Status => status::run(common).await,
         CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,

@@ -10,12 +10,26 @@ use serde_json::value::RawValue;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::files::write_output;
+use super::files::{read_file, write_output};
 use super::pending_approval::{parse_wait, until_approved};
 use super::watch::{Renewed, renew_until_signal};
 use super::watched_file::WatchedFile;
 use crate::clock::{Clock, Timestamp};
-use crate::wire::agent::{TokenRequest, TokenResponse, Ttl};
+use crate::wire::agent::{Bind, TokenRequest, TokenResponse, Ttl};
+
+/// Largest certificate with its chain, in bytes.
+const MAX_CERTIFICATE_SIZE: usize = 16 * 1024;
+
+/// What a token is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum BindTo {
+    /// Nothing
+    None,
+    /// The proof key, which "hostbadge prove" uses
+    Dpop,
+    /// The certificate of --certificate
+    Mtls,
+}
 
 #[derive(Args, Debug)]
 pub(super) struct TokenArgs {
@@ -29,6 +43,15 @@ pub(super) struct TokenArgs {
     /// Lifetime, like "60s" or "5m", or a number of seconds; at most the grant's, which is the default
     #[arg(long, value_name = "DURATION")]
     ttl: Option<String>,
+
+    /// What to bind the token to, where the grant does not say it: the proof key of this process's invocation, or a
+    /// certificate of the agent
+    #[arg(long, value_enum, value_name = "WHAT")]
+    bind: Option<BindTo>,
+
+    /// With --bind mtls: the agent's certificate, as "hostbadge certificate" wrote it
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
 
     /// Agent to act as, if this process matches several
     #[arg(long, value_name = "NAME")]
@@ -94,10 +117,20 @@ struct Token {
 }
 
 async fn request_token(common: &CommonArgs, arguments: &TokenArgs) -> Result<Token, CliError> {
+    let certificate =
+        arguments.certificate.as_deref().map(|file| read_file(file, MAX_CERTIFICATE_SIZE)).transpose()?;
+    let certificate = certificate.map(String::from_utf8).transpose();
+    let certificate = certificate.map_err(|_| CliError::Local("the certificate is not PEM".into()))?;
     let request = TokenRequest {
         audience: Some(arguments.audience.as_str().into()),
         scope: (!arguments.scope.is_empty()).then(|| arguments.scope.join(" ").into()),
         ttl: arguments.ttl.as_deref().map(|ttl| Ttl::Text(ttl.into())),
+        bind: arguments.bind.map(|bind| match bind {
+            BindTo::None => Bind::None,
+            BindTo::Dpop => Bind::Dpop,
+            BindTo::Mtls => Bind::Mtls,
+        }),
+        certificate: certificate.map(Into::into),
         agent: arguments.agent.as_deref().map(Into::into),
         ..TokenRequest::default()
     };

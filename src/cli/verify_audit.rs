@@ -11,7 +11,7 @@ use serde_json::json;
 use super::common::{CommonArgs, print_json, print_verdict};
 use super::error::CliError;
 use super::files::read_file;
-use super::output::{note, print_line};
+use super::output::print_line;
 use super::progress::Progress;
 use super::table::KeyValueTable;
 use crate::config::escape_unprintable;

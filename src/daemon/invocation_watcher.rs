@@ -12,6 +12,7 @@ use crate::agents::MAX_TOKEN_TTL;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
 use crate::invocations::{EndedInvocation, InvocationWatcher, Invocations, InvocationsFile, MAX_AGENTS};
+use crate::present::ProofKeys;
 use crate::revocation::{self, Revocations};
 
 /// `invocations.json` is written this long after a change, so that many changes are one write.
@@ -24,6 +25,8 @@ const MAX_UNRECORDED: usize = 1024;
 pub(super) struct InvocationDeps {
     /// The invocations in which something was issued.
     pub invocations: Invocations,
+    /// The proof keys, which end with them.
+    pub proof_keys: ProofKeys,
     /// Where their ends take effect.
     pub revocations: Revocations,
     /// Audit log, for each end.
@@ -107,6 +110,7 @@ async fn end_invocations(deps: &InvocationDeps, unrecorded: mpsc::Sender<EndedIn
         }
         let ended = watcher.next().await;
         let EndedInvocation { id, agents, until, reason } = &ended;
+        deps.proof_keys.end_invocation(id);
         // If there may be others, their revocation cannot stand for that of the invocation.
         let agents = if agents.len() < MAX_AGENTS { agents.as_slice() } else { &[] };
         deps.revocations.end_invocation(&revocation::EndedInvocation { id, agents, until: *until, reason });

@@ -12,7 +12,7 @@ use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
 use super::revocation_manager::RevocationDeps;
-use crate::agents::{AgentRegistry, AgentSet, AgentSource};
+use crate::agents::{AgentRegistry, AgentSet, AgentSource, MAX_TOKEN_TTL};
 use crate::anomaly::Anomalies;
 use crate::approvals::Approvals;
 use crate::audit::{Audit, Event};
@@ -29,6 +29,7 @@ use crate::policy::{
     AdminPolicy, Limiter, Policies, PolicyConfig, Rate, ReadPolicies, TenantQuota, TenantQuotas,
 };
 use crate::posture::{EventLogFile, ImaListFile, PostureState};
+use crate::present::ProofKeys;
 use crate::revocation::Revocations;
 use crate::revocation::status::StatusLists;
 use crate::service::{ServiceDeps, log_faults};
@@ -47,6 +48,7 @@ pub(super) struct Parts {
     revocations: Revocations,
     status_lists: StatusLists,
     invocations: Invocations,
+    proof_keys: ProofKeys,
     anomalies: Anomalies,
     issuer: Issuer,
     certificate_issuer: CertificateIssuer,
@@ -90,6 +92,7 @@ impl Parts {
                 config.tokens.status_list_ttl,
             ),
             invocations: Invocations::new(HostFiles::of_host()),
+            proof_keys: ProofKeys::new(MAX_TOKEN_TTL),
             clock,
             agents,
             policies,
@@ -172,6 +175,7 @@ impl Parts {
     pub fn invocation_deps(&self, config: &Config) -> InvocationDeps {
         InvocationDeps {
             invocations: self.invocations.clone(),
+            proof_keys: self.proof_keys.clone(),
             revocations: self.revocations.clone(),
             audit: self.audit.clone(),
             clock: self.clock.clone(),
@@ -259,6 +263,7 @@ impl Parts {
             credentials: self.credentials,
             revocations: self.revocations,
             invocations: self.invocations,
+            proof_keys: self.proof_keys,
             approvals: Approvals::new(config.approvals.clone(), self.clock.clone()),
             anomalies: self.anomalies,
             anomaly_actions: config.anomaly.actions(),

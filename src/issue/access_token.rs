@@ -12,6 +12,7 @@ use super::issuer::{IssuerKeys, IssuerState};
 use super::jws::{UnsignedJws, new_jti};
 use super::status_list::StatusClaim;
 use super::token_period::TokenPeriod;
+use crate::agents::Binding;
 use crate::clock::Timestamp;
 use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 use crate::revocation::status::{NewSubject, StatusLists, TokenStatus};
@@ -147,7 +148,33 @@ struct AccessTokenClaims<'a> {
     attest_methods: &'a [&'static str],
     #[serde(skip_serializing_if = "Option::is_none")]
     binary_id: Option<BinaryId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: Option<Confirmation<'a>>,
     hostbadge: HostbadgeClaim<'a>,
+}
+
+/// What proves that the token's presenter is its holder (RFC 7800 section 3.1).
+#[derive(Serialize)]
+enum Confirmation<'a> {
+    /// The thumbprint of a key (RFC 9449 section 6.1).
+    #[serde(rename = "jkt")]
+    Key(&'a str),
+    /// SHA-256 of a certificate (RFC 8705 section 3.1).
+    #[serde(rename = "x5t#S256")]
+    Certificate(&'a str),
+}
+
+impl<'a> Confirmation<'a> {
+    /// # Errors
+    /// [`Error::Unbound`] if the token is to be bound, and it is not known to what.
+    fn of(permit: &'a Permit) -> Result<Option<Confirmation<'a>>, Error> {
+        match (permit.binding(), permit.thumbprint()) {
+            (Binding::None, _) => Ok(None),
+            (Binding::Dpop, Some(thumbprint)) => Ok(Some(Confirmation::Key(thumbprint))),
+            (Binding::Mtls, Some(thumbprint)) => Ok(Some(Confirmation::Certificate(thumbprint))),
+            (Binding::Dpop | Binding::Mtls, None) => Err(Error::Unbound),
+        }
+    }
 }
 
 /// Builds the permitted token, made at `now`, for the key that the grant names.
@@ -188,6 +215,7 @@ pub(super) fn build(
         status: issuer_state.assign_status(statuses, permit.status_list(), &token)?,
         attest_methods,
         binary_id,
+        cnf: Confirmation::of(permit)?,
         hostbadge: HostbadgeClaim::new(
             host,
             agent,

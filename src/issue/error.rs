@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::error_class::ErrorClass;
 use crate::policy::ErrorCode;
 use crate::revocation::status::AssignError;
-use crate::{enroll, keystore, store, tpm, verify};
+use crate::{enroll, keystore, present, store, tpm, verify};
 
 /// A failure of this module.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,12 @@ pub enum Error {
         /// Some of the tenants that have none.
         unserved: String,
     },
+    /// A token that has to be bound has no key or certificate to be bound to.
+    #[error("the token is to be bound, and there is nothing to bind it to")]
+    Unbound,
+    /// A proof cannot be made, or a detail of it does not fit its kind.
+    #[error(transparent)]
+    Proof(#[from] present::Error),
     /// A token gets no index in a status list, which its grant demands.
     #[error(transparent)]
     NoStatus(AssignError),
@@ -134,6 +140,9 @@ impl Error {
             Error::NoTenantKey(_) | Error::NoStatus(_) | Error::KeyRevoked(_) => {
                 ErrorCode::TemporarilyUnavailable
             }
+            Error::Proof(
+                present::Error::Value { .. } | present::Error::Url(_) | present::Error::ServerQuery,
+            ) => ErrorCode::InvalidRequest,
             _ => ErrorCode::ServerError,
         }
     }
@@ -150,6 +159,8 @@ impl Error {
             Error::UnknownTenant(_) => ErrorClass::BadRequest,
             Error::OpenTpm(_)
             | Error::NoRsaKey
+            | Error::Unbound
+            | Error::Proof(_)
             | Error::NoTenantKey(_)
             | Error::NoStatus(_)
             | Error::KeyRevoked(_)

@@ -2,6 +2,7 @@
 
 use super::issuer::IssuerState;
 use super::validity::{TokenSubject, Undecided, ValidNow};
+use crate::agents::Binding;
 use crate::clock::Timestamp;
 use crate::verify::{self, Expectation};
 
@@ -20,7 +21,7 @@ pub struct IntrospectionRequest {
 pub struct Introspection {
     /// Whether the token is valid now.
     pub active: bool,
-    /// `Bearer` for an active access token.
+    /// `Bearer` for an active access token, or `DPoP` where it is bound to a key.
     pub token_type: Option<&'static str>,
     /// The claims of an active token.
     pub claims: Option<serde_json::Value>,
@@ -53,6 +54,12 @@ impl Introspection {
             is_used_up: false,
         }
     }
+}
+
+/// RFC 9449 section 6.2.
+fn token_type(claims: &serde_json::Value) -> &'static str {
+    let is_bound = claims["cnf"]["jkt"].is_string();
+    if is_bound { Binding::Dpop.token_type() } else { Binding::None.token_type() }
 }
 
 impl IssuerState {
@@ -94,7 +101,7 @@ impl IssuerState {
             Some(reason) => Introspection::inactive(reason),
             None => Introspection {
                 active: true,
-                token_type: Some("Bearer"),
+                token_type: Some(token_type(&verified.raw_claims)),
                 claims: Some(verified.raw_claims),
                 inactive_reason: None,
                 jti: None,

@@ -17,7 +17,9 @@ use super::jws::{UnsignedJws, new_jti};
 use super::key::IssuingKey;
 use super::token_period::TokenPeriod;
 use crate::clock::Timestamp;
-use crate::policy::{IdentityPermit, Refusal};
+use crate::policy::{IdentityPermit, ProofPermit, Refusal};
+use crate::present::{PROOF_TTL, ProofKey};
+use crate::verify::KeyParams;
 
 /// A signed WIT-SVID with its private key, and what the audit log needs of it. `Debug` shows neither.
 pub struct WitSvid {
@@ -109,8 +111,16 @@ struct WitSvidClaims<'a> {
 
 /// RFC 7800 section 3.2.
 #[derive(Serialize)]
-struct ConfirmationClaim<'a> {
+pub(super) struct ConfirmationClaim<'a> {
     jwk: EcJwk<'a>,
+}
+
+impl<'a> ConfirmationClaim<'a> {
+    /// That of a proof key.
+    pub(super) fn of(key: &'a ProofKey) -> Result<ConfirmationClaim<'a>, Error> {
+        let KeyParams::Ec { x, y, .. } = &key.jwk().params else { return Err(Error::NotP256) };
+        Ok(ConfirmationClaim { jwk: EcJwk { kty: "EC", crv: "P-256", x, y, d: None, alg: "ES256" } })
+    }
 }
 
 /// A P-256 key (RFC 7518 section 6.2); a private key if it has a `d`.
@@ -123,6 +133,42 @@ struct EcJwk<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     d: Option<&'a str>,
     alg: &'static str,
+}
+
+/// A WIT for a proof key, which goes with one proof: its text. The relying party has it and the proof at once, so it
+/// is valid as long as a proof.
+///
+/// # Errors
+/// As [`IssuerState::mint_wit_svid`].
+pub(super) fn mint_for_proof(
+    issuer_state: &IssuerState,
+    permit: &ProofPermit,
+    key: &ProofKey,
+    now: Timestamp,
+) -> Result<String, Error> {
+    let agent = permit.agent();
+    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
+    let (host, header) = (issuer_state.host(), issuer.wit_svid_header());
+    let jti = new_jti()?;
+    let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, PROOF_TTL);
+    let claims = WitSvidClaims {
+        iss: issuer.issuer(),
+        sub: &host.spiffe_id(agent.entry()),
+        iat: not_before,
+        exp: expires.as_secs(),
+        jti: &jti,
+        cnf: ConfirmationClaim::of(key)?,
+        hostbadge: HostbadgeClaim::new(
+            host,
+            agent,
+            permit.posture(),
+            issuer_state.clock_sync(),
+            header.key_protection(),
+            permit.policy(),
+            permit.epoch(),
+        ),
+    };
+    UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key()?)
 }
 
 fn mint(

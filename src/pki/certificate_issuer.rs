@@ -289,6 +289,16 @@ impl CertificateIssuer {
         self.issued_certificates().contains(&certificate.spiffe_id, &certificate.issued.serial)
     }
 
+    /// Whether a certificate with this serial number in hexadecimal is recorded as issued to this SPIFFE ID.
+    pub(super) fn is_recorded(&self, spiffe_id: &str, serial: &str) -> bool {
+        self.issued_certificates().contains(spiffe_id, serial)
+    }
+
+    /// The certificates between leaves and the roots, DER; empty before the first snapshot.
+    pub(super) fn intermediates(&self) -> Vec<Vec<u8>> {
+        self.0.active.load().as_ref().map_or_else(Vec::new, |snapshot| snapshot.intermediates.clone())
+    }
+
     /// Whether there is an active snapshot.
     pub fn is_ready(&self) -> bool {
         self.0.active.load().is_some()

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::agents::{AgentEntry, Algorithm, Assurance, AuthenticatedAgent, Grant, Granted, TokenTyp};
+use crate::agents::{
+    AgentEntry, Algorithm, Assurance, AuthenticatedAgent, Binding, Grant, Granted, TokenTyp,
+};
 use crate::approvals::{ApprovalAction, UsedApproval};
 use crate::posture::{Posture, PostureAtDecision, PostureMode};
 
@@ -21,6 +23,8 @@ pub struct TokenRequest {
     pub scopes: Option<Vec<String>>,
     /// Requested lifetime; `None` requests the grant's. A longer one is shortened to the grant's.
     pub ttl: Option<Duration>,
+    /// What the token is to be bound to; `None` requests what the grant says.
+    pub bind: Option<Binding>,
     /// Name of the agent that the caller acts as; required only if the caller matches several agents.
     pub agent: Option<String>,
 }
@@ -36,6 +40,8 @@ pub struct Permit {
     ttl: Duration,
     signer: Signer,
     typ: TokenTyp,
+    binding: Binding,
+    thumbprint: Option<Box<str>>,
     status_list: Option<bool>,
     used_approval: Option<Box<UsedApproval>>,
     epoch: u64,
@@ -84,6 +90,21 @@ impl Permit {
     /// Returns the `typ` in the token's header.
     pub fn typ(&self) -> TokenTyp {
         self.typ
+    }
+
+    /// Returns what the token is bound to.
+    pub fn binding(&self) -> Binding {
+        self.binding
+    }
+
+    /// Adds the thumbprint of the key or certificate that the token is bound to, in base64url.
+    pub fn bound_to(self, thumbprint: &str) -> Permit {
+        Permit { thumbprint: Some(thumbprint.into()), ..self }
+    }
+
+    /// Returns the thumbprint of what the token is bound to, once it is known.
+    pub fn thumbprint(&self) -> Option<&str> {
+        self.thumbprint.as_deref()
     }
 
     /// Returns whether the token has a status in a status list, where the grant says it.
@@ -167,7 +188,7 @@ pub fn decide(
     circumstances.check_limits(agent.entry(), GRANT, limits).map_err(named)?;
     let requested_ttl = terms.ttl.as_secs();
     terms.ttl = limits.cap(terms.ttl, circumstances.time.now);
-    let GrantTerms { ref grant, ttl, signer, .. } = terms;
+    let GrantTerms { ref grant, ttl, signer, binding, .. } = terms;
     let host_posture = &circumstances.posture;
     let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture).map_err(named)?;
     let allowed = circumstances.allow(&agent, posture, terms.act(&request.audience)).map_err(named)?;
@@ -180,6 +201,7 @@ pub fn decide(
         ttl: requested_ttl,
         assurance: grant.assurance,
         typ,
+        bind: binding,
     };
     let used_approval = circumstances.take_approval(&agent, grant.approval, action).map_err(named)?;
     let epoch = circumstances.revocations.epoch();
@@ -193,6 +215,8 @@ pub fn decide(
         ttl,
         signer,
         typ,
+        binding,
+        thumbprint: None,
         status_list,
         used_approval,
         epoch,
@@ -209,6 +233,8 @@ pub(super) struct GrantTerms<'a> {
     pub ttl: Duration,
     /// The key that signs.
     pub signer: Signer,
+    /// What the token is bound to.
+    pub binding: Binding,
 }
 
 impl<'a> GrantTerms<'a> {
@@ -222,7 +248,7 @@ impl<'a> GrantTerms<'a> {
                 Signer::Issuing => "sealed",
                 Signer::Host | Signer::Rsa => "tpm",
             },
-            binding: "none",
+            binding: self.binding.as_str(),
             // Nothing is issued before.
             approved: self.grant.approval.is_some(),
         }
@@ -232,7 +258,8 @@ impl<'a> GrantTerms<'a> {
 /// What the agent's grant for the audience gives of a request.
 ///
 /// # Errors
-/// `invalid_target` without a grant, and `invalid_scope` if it lacks a requested scope, each with the reason.
+/// `invalid_target` without a grant, `invalid_scope` if it lacks a requested scope, and `access_denied` if its tokens
+/// are bound to something else than requested, each with the reason.
 pub(super) fn grant_terms<'a>(
     entry: &'a AgentEntry,
     request: &'a TokenRequest,
@@ -259,7 +286,21 @@ pub(super) fn grant_terms<'a>(
         (Assurance::Tpm, Algorithm::Es256) => Signer::Host,
         (Assurance::Sealed, Algorithm::Es256) => Signer::Issuing,
     };
-    Ok(GrantTerms { grant, scopes, ttl, signer })
+    // A request can bind a token that the grant does not bind, but not the reverse.
+    let binding = match (grant.bind, request.bind) {
+        (granted, None) => granted,
+        (Binding::None, Some(requested)) => requested,
+        (granted, Some(requested)) if granted == requested => granted,
+        (granted, Some(requested)) => {
+            let description = format!(
+                "tokens of the grant for this audience have bind = \"{}\", and this request has \"{}\"",
+                granted.as_str(),
+                requested.as_str()
+            );
+            return Err((ErrorCode::AccessDenied, description));
+        }
+    };
+    Ok(GrantTerms { grant, scopes, ttl, signer, binding })
 }
 
 /// Decides whether an agent may have a new identity document.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::agents::{AgentEntry, AuthenticatedAgent};
+use crate::agents::{AgentEntry, AuthenticatedAgent, Binding};
 use crate::posture::Posture;
 
 use super::cedar::{Allowed, PolicySetId};
@@ -79,7 +79,7 @@ impl JwtSvidPermit {
 ///
 /// # Errors
 /// The [`Refusal`] of the first audience that is not permitted, `access_denied` if a grant requires a
-/// signature by the TPM or an approval, and `invalid_request` without audiences.
+/// signature by the TPM, an approval or a bound token, and `invalid_request` without audiences.
 pub fn decide_jwt_svid(
     agent: AuthenticatedAgent,
     circumstances: &Circumstances,
@@ -94,11 +94,17 @@ pub fn decide_jwt_svid(
             let refusal = Refusal::new(ErrorCode::AccessDenied, description).at(Stage::Context);
             return Err(circumstances.refusal(refusal, &agent).with_audience(audience));
         }
-        let request = TokenRequest { audience: audience.clone(), scopes: None, ttl, agent: None };
+        let request = TokenRequest { audience: audience.clone(), scopes: None, ttl, bind: None, agent: None };
         let permit = decide(agent.clone(), circumstances, request)?;
         if permit.signer() != Signer::Issuing {
             let description = "the grant for this audience requires a TPM signature; \
                                request the token on the agent socket";
+            let refusal = Refusal::new(ErrorCode::AccessDenied, description);
+            return Err(circumstances.refusal(refusal, &agent).with_audience(audience));
+        }
+        if permit.binding() != Binding::None {
+            let description = "the grant for this audience requires bound tokens; request the token on the agent \
+                               socket";
             let refusal = Refusal::new(ErrorCode::AccessDenied, description);
             return Err(circumstances.refusal(refusal, &agent).with_audience(audience));
         }

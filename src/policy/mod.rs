@@ -4,7 +4,7 @@
 //! or a [`Refusal`]. Requests are refused unless a grant allows them, and a policy can still forbid them
 //! ([`cedar`]). `issue` and `pki` sign only from a
 //! permit ([`Permit`], [`JwtSvidPermit`], [`IdentityPermit`]), `credentials` releases only from a
-//! [`CredentialPermit`], evidence needs an [`AttestationPermit`], and only this module constructs one.
+//! [`CredentialPermit`], proofs are built only from a [`ProofPermit`], evidence needs an [`AttestationPermit`], and only this module constructs one.
 
 mod admin;
 mod attestation;
@@ -15,6 +15,7 @@ mod decision;
 mod explain;
 mod jwt_svid;
 mod mark_quota;
+mod proof;
 mod rate;
 mod rate_limit;
 mod refusal;
@@ -33,6 +34,7 @@ pub use decision::{
 pub use explain::{ExplainedRequest, Explanation, Layer, LayerOutcome, Rule, explain, ttl_of_record};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use mark_quota::{MarkQuota, Marks, TooManyMarks};
+pub use proof::{ProofPermit, ProofRequest, ProofTarget, decide_proof, granting};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
 pub use refusal::{ErrorCode, Refusal, RefusalDetails, RequestedApproval, Stage, StageResult, Verdicts};

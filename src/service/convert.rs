@@ -7,20 +7,20 @@ use zeroize::Zeroizing;
 
 use super::error::{AdminError, RequestError};
 use crate::agents::{
-    self, AgentEntry, Algorithm, Assurance, CredentialGrant, Grant, Granted, LoadStatus, Selectors,
+    self, AgentEntry, Algorithm, Assurance, Binding, CredentialGrant, Grant, Granted, LoadStatus, Selectors,
 };
 use crate::audit::Recorded;
 use crate::config::PostureMode;
 use crate::credentials::{CredentialReport, ReleasedCredential, VersionReport};
 use crate::enroll::{self, pem};
-use crate::issue::{AccessToken, CertificateReport, HostIdentity, Introspection};
+use crate::issue::{AccessToken, CertificateReport, HostIdentity, Introspection, IssuedProof};
 use crate::keystore;
 use crate::peer::PeerInfo;
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::{ErrorCode, PolicySetId, PolicyStatus, Refusal};
 use crate::posture::Posture;
 use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
-use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, TokenResponse};
+use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, ProveResponse, TokenResponse};
 use crate::wire::change::PendingChange;
 use crate::wire::credentials::{
     CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
@@ -35,9 +35,30 @@ impl<'a> From<&'a Recorded<AccessToken>> for TokenResponse<'a> {
         let token = token.get();
         TokenResponse {
             access_token: Cow::Borrowed(token.text()),
-            token_type: Cow::Borrowed("Bearer"),
+            token_type: Cow::Borrowed(token.permit().binding().token_type()),
             expires_in: token.lifetime().as_secs(),
             scope: Cow::Borrowed(token.permit().scope()),
+        }
+    }
+}
+
+impl From<&Recorded<IssuedProof>> for ProveResponse {
+    fn from(proof: &Recorded<IssuedProof>) -> Self {
+        let proof = proof.get();
+
+        ProveResponse {
+            headers: proof
+                .headers()
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.to_string()))
+                .collect(),
+            parameters: proof
+                .parameters()
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+            jkt: proof.jkt().map(str::to_owned),
+            expires_in: proof.lifetime().as_secs(),
         }
     }
 }
@@ -254,6 +275,9 @@ impl From<Granted<'_, Grant>> for AgentGrant {
             posture: grant.posture.map(Into::into),
             status_list: grant.status_list,
             approval: grant.approval.map(|mode| mode.as_str().to_owned()),
+            bind: Some(grant.bind).filter(|bind| *bind != Binding::None).map(|bind| bind.as_str().to_owned()),
+            proofs: grant.proofs.kinds.iter().map(|kind| kind.as_str().to_owned()).collect(),
+            actions: grant.proofs.actions.iter().map(ToString::to_string).collect(),
             expires: grant.limits.expires,
             hours: grant.limits.hours.as_ref().map(ToString::to_string),
             role: grant.role.map(str::to_owned),

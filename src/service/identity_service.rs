@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::bundle_cache::BundleCache;
 use super::command_budget::CommandBudget;
+use super::presented_proof::ProofReplays;
 use super::request_metrics::RequestMetrics;
 use super::status_list_cache::StatusListCache;
 use super::worker_health::WorkerHealth;
@@ -25,6 +26,7 @@ use crate::peer::ServiceManager;
 use crate::pki::CertificateIssuer;
 use crate::policy::{AdminPolicy, Limiter, MarkQuota, Policies};
 use crate::posture::{EventLogFile, ImaListFile, PostureCommandSender, PostureState};
+use crate::present::ProofKeys;
 use crate::revocation::Revocations;
 use crate::revocation::status::StatusLists;
 use crate::tpm::{Tpm, TpmState};
@@ -46,6 +48,8 @@ pub struct ServiceDeps {
     pub revocations: Revocations,
     /// The invocations in which something was issued.
     pub invocations: Invocations,
+    /// The proof keys of agents.
+    pub proof_keys: ProofKeys,
     /// The requests that wait for an approval.
     pub approvals: Approvals,
     /// What agents did, and the alerts about them.
@@ -122,6 +126,8 @@ pub struct IdentityService {
     pub(super) workers: WorkerHealth,
     /// The requests so far.
     pub(super) request_metrics: Arc<RequestMetrics>,
+    /// Proofs that were presented for introspection.
+    pub(super) proof_replays: Arc<ProofReplays>,
     /// Tokens that each agent has used up or revoked.
     pub(super) mark_quota: Arc<MarkQuota>,
 }
@@ -137,6 +143,7 @@ impl IdentityService {
             command_budget: Arc::default(),
             workers: WorkerHealth::default(),
             request_metrics: Arc::default(),
+            proof_replays: Arc::default(),
             mark_quota: Arc::new(MarkQuota::new(deps.clock.boot_time())),
             deps: Arc::new(deps),
         }

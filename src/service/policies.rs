@@ -307,6 +307,7 @@ fn request_of(query: &PolicyWhyQuery) -> Result<ExplainedRequest, InvalidRequest
             audience: audience.clone(),
             scopes: (!query.scopes.is_empty()).then(|| query.scopes.clone()),
             ttl: query.ttl.map(std::time::Duration::from_secs),
+            bind: None,
             agent: None,
         })),
         (Some("certificate"), ..) => Ok(ExplainedRequest::Certificate),

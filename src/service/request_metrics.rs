@@ -26,6 +26,8 @@ pub enum RequestKind {
     Introspection,
     /// The revocation of a token.
     TokenRevocation,
+    /// A proof of possession, or a client assertion.
+    Proof,
     /// Evidence of the host's state.
     Evidence,
     /// A nonce, or its use.
@@ -77,7 +79,7 @@ pub struct RequestCount {
 
 impl RequestKind {
     /// All kinds.
-    pub const ALL: [RequestKind; 11] = [
+    pub const ALL: [RequestKind; 12] = [
         RequestKind::AccessToken,
         RequestKind::JwtSvid,
         RequestKind::JwtSvidValidation,
@@ -87,6 +89,7 @@ impl RequestKind {
         RequestKind::LoadedCredential,
         RequestKind::Introspection,
         RequestKind::TokenRevocation,
+        RequestKind::Proof,
         RequestKind::Evidence,
         RequestKind::Nonce,
     ];
@@ -103,6 +106,7 @@ impl RequestKind {
             RequestKind::LoadedCredential => "loaded_credential",
             RequestKind::Introspection => "introspection",
             RequestKind::TokenRevocation => "token_revocation",
+            RequestKind::Proof => "proof",
             RequestKind::Evidence => "evidence",
             RequestKind::Nonce => "nonce",
         }

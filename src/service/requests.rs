@@ -6,12 +6,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::error::InvalidRequest;
-use crate::agents;
+use crate::agents::{self, Binding};
 use crate::config::parse_duration;
-use crate::issue::{self, EvidenceFormat, Nonce, ValidationRequest};
-use crate::policy::{self, JwtSvidRequest, MAX_AUDIENCES};
+use crate::issue::{self, EvidenceFormat, Nonce, ProofDetails, ValidationRequest};
+use crate::policy::{self, JwtSvidRequest, MAX_AUDIENCES, ProofTarget};
+use crate::present::{Action, ProofKind};
 use crate::verify;
-use crate::wire::agent::{self, CertificateRequest, Ttl};
+use crate::wire::agent::{self, CertificateRequest, ProveRequest, Ttl};
 use crate::wire::credentials::ReleaseRequest;
 
 /// Longest audience, scope list and agent name of a request, in bytes. Those of `agents.d` are shorter, so a
@@ -29,6 +30,18 @@ pub struct JwtSvidParams {
     pub spiffe_id: String,
 }
 
+/// A request for a token with what it is to be bound to. The certificate is not parsed yet.
+pub(super) struct CheckedTokenRequest<'a> {
+    pub request: policy::TokenRequest,
+    pub certificate: Option<Cow<'a, str>>,
+}
+
+/// A request for a proof.
+pub(super) struct CheckedProofRequest {
+    pub request: policy::ProofRequest,
+    pub details: ProofDetails,
+}
+
 /// A request for a certificate with a valid lifetime and agent name. The CSR is not parsed yet.
 pub(super) struct CheckedCertificateRequest<'a> {
     pub csr: Option<Cow<'a, str>>,
@@ -38,7 +51,7 @@ pub(super) struct CheckedCertificateRequest<'a> {
 
 pub(super) fn token_request(
     request: agent::TokenRequest<'_>,
-) -> Result<policy::TokenRequest, InvalidRequest> {
+) -> Result<CheckedTokenRequest<'_>, InvalidRequest> {
     if request.grant_type.is_some_and(|grant_type| grant_type != "client_credentials") {
         return Err(InvalidRequest::new("grant_type, if given, must be client_credentials"));
     }
@@ -55,18 +68,60 @@ pub(super) fn token_request(
             ));
         }
     };
-    if audience.is_empty()
-        || audience.len() > MAX_FIELD_LEN
-        || !audience.bytes().all(|b| b.is_ascii_graphic())
-    {
-        return Err(InvalidRequest::new("audience must be visible ASCII, as in the agent's grant"));
-    }
-    Ok(policy::TokenRequest {
-        audience: audience.into_owned(),
+    let audience = checked_audience(audience)?;
+    let bind = request.bind.map(|bind| match bind {
+        agent::Bind::None => Binding::None,
+        agent::Bind::Dpop => Binding::Dpop,
+        agent::Bind::Mtls => Binding::Mtls,
+    });
+    let checked = policy::TokenRequest {
+        audience,
         scopes: request.scope.map(scopes).transpose()?,
         ttl: request.ttl.map(lifetime).transpose()?,
+        bind,
         agent: request.agent.map(agent_name).transpose()?,
-    })
+    };
+    Ok(CheckedTokenRequest { request: checked, certificate: request.certificate })
+}
+
+pub(super) fn proof_request(request: ProveRequest<'_>) -> Result<CheckedProofRequest, InvalidRequest> {
+    let kind = match request.kind {
+        agent::ProofKind::Dpop => ProofKind::Dpop,
+        agent::ProofKind::Wpt => ProofKind::Wpt,
+        agent::ProofKind::HttpSignature => ProofKind::HttpSignature,
+        agent::ProofKind::ClientAssertion => ProofKind::ClientAssertion,
+        agent::ProofKind::ClientAttestation => ProofKind::ClientAttestation,
+    };
+    let invalid = |e: &dyn std::fmt::Display| InvalidRequest::new(e.to_string());
+    let target = match (kind.is_for_action(), request.method, request.url, request.audience) {
+        (true, Some(method), Some(url), None) => {
+            let action = Action::parse(&method, &url, request.body_sha256.as_deref());
+            ProofTarget::Action(action.map_err(|e| invalid(&e))?)
+        }
+        (true, ..) => {
+            return Err(InvalidRequest::new(
+                "a proof of this kind is for one HTTP request: method and url are required, and audience is not",
+            ));
+        }
+        (false, None, None, Some(audience)) if request.body_sha256.is_none() && request.token.is_none() => {
+            ProofTarget::AuthorizationServer(checked_audience(audience)?)
+        }
+        (false, ..) => {
+            return Err(InvalidRequest::new(
+                "a client assertion or attestation is for an authorization server: audience is required, and method, url, \
+                 body_sha256 and token are not",
+            ));
+        }
+    };
+    if request.nonce.is_some() && !matches!(kind, ProofKind::Dpop | ProofKind::ClientAttestation) {
+        return Err(InvalidRequest::new(
+            "nonce is for DPoP proofs and client attestations; other proofs have one of their own",
+        ));
+    }
+    let details =
+        ProofDetails::new(request.token.as_deref(), request.nonce.as_deref()).map_err(|e| invalid(&e))?;
+    let agent = request.agent.map(agent_name).transpose()?;
+    Ok(CheckedProofRequest { request: policy::ProofRequest { kind, target, agent }, details })
 }
 
 pub(super) fn certificate_request(
@@ -147,6 +202,16 @@ pub(super) fn check_spiffe_id(spiffe_id: &str) -> Result<(), InvalidRequest> {
     Err(InvalidRequest::new("spiffe_id is not the SPIFFE ID of a workload"))
 }
 
+fn checked_audience(audience: Cow<'_, str>) -> Result<String, InvalidRequest> {
+    if audience.is_empty()
+        || audience.len() > MAX_FIELD_LEN
+        || !audience.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err(InvalidRequest::new("audience must be visible ASCII, as in the agent's grant"));
+    }
+    Ok(audience.into_owned())
+}
+
 fn scopes(scope: Cow<'_, str>) -> Result<Vec<String>, InvalidRequest> {
     if scope.len() > MAX_FIELD_LEN {
         return Err(InvalidRequest::new(format!("scope must have at most {MAX_FIELD_LEN} bytes")));
@@ -184,7 +249,7 @@ mod tests {
 
     fn check(text: &str) -> Result<policy::TokenRequest, String> {
         let request = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        token_request(request).map_err(|e| e.to_string())
+        token_request(request).map(|checked| checked.request).map_err(|e| e.to_string())
     }
 
     #[test]

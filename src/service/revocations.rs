@@ -156,6 +156,11 @@ impl IdentityService {
             // Here too, so that it is in effect when the administrator reads the answer.
             self.deps.issuer.apply_revocations(&self.deps.revocations.current());
             let outcome = revoked?;
+            match target.kind() {
+                TargetKind::Agent => self.deps.proof_keys.end_agent(target.value()),
+                TargetKind::Invocation => self.deps.proof_keys.end_invocation(target.value()),
+                _ => {}
+            }
             if outcome == Outcome::Revoked {
                 let (event, what) = match target.kind() {
                     TargetKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),

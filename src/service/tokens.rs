@@ -3,9 +3,10 @@
 use super::approvals::rejection_of;
 use super::error::{InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
+use super::presented_proof::Presented;
 use super::rejection::Rejection;
 use super::request_metrics::RequestKind;
-use super::requests::{self, JwtSvidParams};
+use super::requests::{self, CheckedTokenRequest, JwtSvidParams};
 use crate::agents::{AuthenticatedAgent, Registrations};
 use crate::clock::Timestamp;
 use crate::issue::{AccessToken, Introspection, JwtSvid, Undecided, ValidNow};
@@ -50,7 +51,8 @@ impl IdentityService {
             let mut others = self.matching_agents(&peer).await?;
             let agent = others.remove(0);
             self.check_agent_rate(&agent)?;
-            let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+            let mut request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+            let presented = Presented::of(&mut request).map_err(|e| invalid(e, &peer).with_agent(&agent))?;
             let issuer_state =
                 self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
             let once = request.once;
@@ -62,6 +64,7 @@ impl IdentityService {
             };
             let refuse = |e: Undecided| undecided(&e, &peer).with_agent(&agent);
             let (of, introspection) = for_each_tenant(agent.clone(), others, inspect).map_err(refuse)?;
+            let introspection = self.check_presented(&request.token, presented.as_ref(), introspection);
             if !once || !introspection.active {
                 return Ok((of, introspection));
             }
@@ -134,6 +137,22 @@ impl IdentityService {
         self.measured(RequestKind::JwtSvidValidation, recorded).await
     }
 
+    /// The same token, which is inactive unless what was presented with it is what it is bound to.
+    fn check_presented(
+        &self,
+        token: &str,
+        presented: Option<&Presented>,
+        introspection: Introspection,
+    ) -> Introspection {
+        let (Some(presented), Some(claims)) = (presented, &introspection.claims) else {
+            return introspection;
+        };
+        match presented.check(token, claims, &self.proof_replays, self.deps.clock.now()) {
+            Ok(()) => introspection,
+            Err(reason) => introspection.with_reason(&reason),
+        }
+    }
+
     /// Has the end of the invocation noticed in which something was issued. Call it after the issue and before the
     /// answer: what ended meanwhile is noticed too.
     pub(super) fn watch_invocation(&self, agent: &AuthenticatedAgent, expires: Timestamp) {
@@ -157,14 +176,15 @@ impl IdentityService {
     async fn decide_token(
         &self,
         lookup: PeerLookup,
-        request: Result<policy::TokenRequest, InvalidRequest>,
+        request: Result<CheckedTokenRequest<'_>, InvalidRequest>,
     ) -> Result<AccessToken, Rejection> {
         let peer = self.require_peer(lookup)?;
         let agent = match &request {
-            Ok(request) => self.identify(&peer, request.agent.as_deref()).await?,
+            Ok(checked) => self.identify(&peer, checked.request.agent.as_deref()).await?,
             Err(_) => self.identify_any(&peer).await?,
         };
-        let request = request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+        let CheckedTokenRequest { request, certificate } =
+            request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
         self.wait_for_signer(std::slice::from_ref(&agent)).await?;
         if agent.entry().grant(&request.audience).is_some_and(|grant| grant.approval.is_some()) {
             self.prepare_approval(&agent)
@@ -178,6 +198,8 @@ impl IdentityService {
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(agent))?;
         self.check_live_tokens(agent, permit.ttl())?;
+        let permit = self.bind(permit, certificate.as_deref(), issuer_state.host())?;
+        let agent = permit.agent();
         if permit.signer() == Signer::Issuing {
             return Ok(issuer_state.mint_token(permit, &self.deps.status_lists, self.deps.clock.now())?);
         }

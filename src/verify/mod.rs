@@ -23,6 +23,7 @@ mod jwt_authorities;
 mod jwt_svid;
 mod pcr;
 mod pcr_policy;
+pub mod proof;
 mod quote;
 pub mod receipt;
 mod security_event;

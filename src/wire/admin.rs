@@ -152,6 +152,15 @@ pub struct AgentGrant {
     /// Whether an administrator has to approve: `each` request, or those of a `task` once; absent where none has to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<String>,
+    /// What its tokens are bound to: `dpop` or `mtls`; absent where a request chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind: Option<String>,
+    /// The kinds of proofs that it gives; absent where it gives none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proofs: Vec<String>,
+    /// The HTTP requests that proofs may be for, each a method and a URL.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<String>,
     /// When it ends; absent where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,

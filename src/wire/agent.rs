@@ -3,6 +3,7 @@
 //! Types that hold a token or a private key have no `Debug`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,12 @@ pub struct TokenRequest<'a> {
     /// The agent to act as; required where the caller matches several agents.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Cow<'a, str>>,
+    /// What the token is to be bound to, where the grant does not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bind: Option<Bind>,
+    /// With `bind` of `mtls`: the agent's certificate in PEM, alone or with its chain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Cow<'a, str>>,
     /// `client_credentials`, or absent (RFC 6749 section 4.4).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grant_type: Option<Cow<'a, str>>,
@@ -43,6 +50,19 @@ pub struct TokenRequest<'a> {
     #[serde(default, skip_serializing)]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub client_secret: Option<IgnoredAny>,
+}
+
+/// What a token is bound to (RFC 7800).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Bind {
+    /// Nothing.
+    None,
+    /// The proof key of the agent's invocation (RFC 9449).
+    Dpop,
+    /// A certificate of the agent (RFC 8705).
+    Mtls,
 }
 
 /// A lifetime of at least one second.
@@ -62,7 +82,7 @@ pub enum Ttl<'a> {
 pub struct TokenResponse<'a> {
     /// A JWS of type `at+jwt` (RFC 9068), or `JWT` where the grant says so.
     pub access_token: Cow<'a, str>,
-    /// Always `Bearer`.
+    /// `Bearer`, or `DPoP` where the token is bound to the proof key.
     pub token_type: Cow<'a, str>,
     /// How long the token can be used from now on, in seconds: at most 3590.
     pub expires_in: u64,
@@ -115,6 +135,20 @@ pub struct IntrospectionRequest {
     /// other one does. Requests without it do not count.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub once: bool,
+    /// The DPoP proof that came with the token (RFC 9449), which is verified and counts once. A token that is bound to
+    /// another key, or to none, is then inactive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// With `proof`: the method of the request that it came with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// With `proof`: the absolute URL of that request, by the service's own configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The client certificate of the connection on which the token came, in PEM. A token that is bound to another
+    /// certificate, or to none, is then inactive (RFC 8705).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
     /// Accepted and ignored (RFC 7662 section 2.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_type_hint: Option<String>,
@@ -134,7 +168,7 @@ pub struct IntrospectionRequest {
 pub struct IntrospectionResponse {
     /// Whether the token is valid now. The other members are present only if it is.
     pub active: bool,
-    /// `Bearer`.
+    /// `Bearer`, or `DPoP` where the token is bound to a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_type: Option<Cow<'static, str>>,
     /// The token's claims.
@@ -167,6 +201,70 @@ pub struct UseNonceRequest {
 pub struct UseNonceResponse {
     /// Whether this host made the nonce for the caller at most 5 minutes ago, and this is its first use.
     pub valid: bool,
+}
+
+/// `POST /v1/prove`, as JSON or as a form.
+#[derive(Clone, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ProveRequest<'a> {
+    /// The kind of proof.
+    pub kind: ProofKind,
+    /// The method of the HTTP request that the proof is for; required unless it is for an authorization server.
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Cow<'a, str>>,
+    /// Its absolute URL, as for `method`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<Cow<'a, str>>,
+    /// SHA-256 of its body: 64 hexadecimal digits, or 32 bytes in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_sha256: Option<Cow<'a, str>>,
+    /// The nonce or challenge of the server, where it gave one: at most 512 visible ASCII characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<Cow<'a, str>>,
+    /// The access token that the request has. The proof is for it, and made by the key to which it is bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Cow<'a, str>>,
+    /// With `client-assertion` and `client-attestation`: the issuer of the authorization server, as the agent's grant names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audience: Option<Cow<'a, str>>,
+    /// The agent to act as; required where the caller matches several agents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Cow<'a, str>>,
+}
+
+/// The kind of a proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "kebab-case")]
+pub enum ProofKind {
+    /// A DPoP proof (RFC 9449).
+    Dpop,
+    /// A Workload Proof Token, with its Workload Identity Token.
+    Wpt,
+    /// An HTTP message signature (RFC 9421), with its Workload Identity Token.
+    HttpSignature,
+    /// An assertion for an authorization server (RFC 7523).
+    ClientAssertion,
+    /// An attestation for an authorization server, with a proof of the proof key.
+    ClientAttestation,
+}
+
+/// `200` of `POST /v1/prove`.
+#[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct ProveResponse {
+    /// Headers of the request, by name; absent for a client assertion.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// Parameters of a token request in its form encoding (RFC 7523 section 2.2); absent for other proofs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+    /// Thumbprint of the key that made the proof (RFC 7638); absent where the issuing key did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jkt: Option<String>,
+    /// How long the proof can be used, in seconds: at most 60.
+    pub expires_in: u64,
 }
 
 /// `POST /v1/attest`, as JSON or as a form.

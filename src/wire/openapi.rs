@@ -88,6 +88,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<agent::AttestRequest>();
     requests.subschema_for::<agent::CertificateRequest<'_>>();
     requests.subschema_for::<agent::IntrospectionRequest>();
+    requests.subschema_for::<agent::ProveRequest<'_>>();
     requests.subschema_for::<agent::TokenRequest<'_>>();
     requests.subschema_for::<agent::UseNonceRequest>();
     requests.subschema_for::<credentials::PutCredentialRequest>();
@@ -132,6 +133,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<agent::HealthResponse>();
     responses.subschema_for::<agent::IntrospectionResponse>();
     responses.subschema_for::<agent::NonceResponse>();
+    responses.subschema_for::<agent::ProveResponse>();
     responses.subschema_for::<agent::StatusListsResponse>();
     responses.subschema_for::<agent::TokenResponse<'_>>();
     responses.subschema_for::<agent::UseNonceResponse>();

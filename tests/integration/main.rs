@@ -62,6 +62,7 @@ mod policy_binding;
 mod policy_changes;
 mod policy_commands;
 mod posture;
+mod proofs;
 mod readme;
 mod recovery_key;
 mod relying_parties;

@@ -8,7 +8,7 @@ use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::approvals::UsedApproval;
 use crate::clock::Timestamp;
 use crate::credentials::ReleasedCredential;
-use crate::issue::{AccessToken, EvidenceResponse, Introspection, JwtSvid, WitSvid};
+use crate::issue::{AccessToken, EvidenceResponse, Introspection, IssuedProof, JwtSvid, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::{ErrorCode, Refusal, Verdicts};
 
@@ -47,6 +47,25 @@ impl<'a> Record<'a> {
                 time,
             )
         }
+    }
+
+    /// A proof was issued. `target` has what it is for: the method and the URL, or the issuer.
+    pub(in crate::audit) fn for_proof(
+        proof: &'a IssuedProof,
+        target: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        let permit = proof.permit();
+        Record {
+            audience: Some(granted(permit.audience())),
+            jti: proof.id().map(name),
+            kid: Some(name(proof.kid())),
+            fingerprint: Some(Fingerprint::of(proof.signed_text().as_bytes())),
+            exp: Some(proof.expires().as_secs()),
+            detail: Some(from_caller(target)),
+            ..Record::for_agent(Event::ProofIssued, permit.agent(), permit.posture(), permit.policy(), time)
+        }
+        .approved(permit.used_approval())
     }
 
     /// A JWT-SVID was issued. `audiences` has all its audiences, separated by spaces.

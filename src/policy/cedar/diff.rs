@@ -91,6 +91,7 @@ impl PolicySet {
             owner: needs.has(Attribute::Owner),
             posture: needs.has(Attribute::Posture),
             assurance: needs.has(Attribute::Assurance),
+            binding: needs.has(Attribute::Binding),
             approved: needs.has(Attribute::Approved),
             exe_sha256: needs.has(Attribute::ExeSha256),
             scopes: needs.has(Attribute::Scopes),

@@ -35,6 +35,11 @@ pub(super) enum Attribute {
     Usage,
     Method,
     Path,
+    Kind,
+    BodySha256,
+    /// Of a URL.
+    Url,
+    Origin,
 }
 
 /// A set of attributes.
@@ -44,7 +49,7 @@ pub(super) struct Needs(u32);
 use Attribute::*;
 
 /// The words that each attribute is read by. A record that has an attribute is read by a word of its own.
-const WORDS: [(Attribute, &[&str]); 26] = [
+const WORDS: [(Attribute, &[&str]); 30] = [
     (Name, &["name"]),
     (Depth, &["depth"]),
     (Roles, &["roles"]),
@@ -71,14 +76,18 @@ const WORDS: [(Attribute, &[&str]); 26] = [
     (Usage, &["usage"]),
     (Method, &["method"]),
     (Path, &["path"]),
+    (Kind, &["kind"]),
+    (BodySha256, &["body_sha256"]),
+    (Url, &["url"]),
+    (Origin, &["origin"]),
 ];
 /// Attributes of entities.
-const OF_ENTITIES: Needs = Needs::of(&[Name, Depth, Roles, Owner, Tenant, Parents]);
+const OF_ENTITIES: Needs = Needs::of(&[Name, Depth, Roles, Owner, Tenant, Parents, Url, Origin]);
 const OF_PEER: Needs = Needs::of(&[Peer, Uid, Pinned, Unit, Invocation, ExeSha256]);
 const OF_TIME: Needs = Needs::of(&[Time, Instant, Hour, Minute, Weekday]);
-const OF_CONTEXT: Needs = OF_PEER
-    .and(OF_TIME)
-    .and(Needs::of(&[Posture, Scopes, Ttl, Assurance, Binding, Approved, Usage, Method, Path]));
+const OF_CONTEXT: Needs = OF_PEER.and(OF_TIME).and(Needs::of(&[
+    Posture, Scopes, Ttl, Assurance, Binding, Approved, Usage, Method, Path, Kind, BodySha256,
+]));
 
 impl Needs {
     /// All attributes.

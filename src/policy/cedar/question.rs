@@ -95,6 +95,19 @@ pub enum Act<'a> {
         /// Method and path of the request that it is injected into.
         request: Option<(&'a str, &'a str)>,
     },
+    /// A proof for one HTTP request.
+    Prove {
+        /// What kind of proof.
+        kind: &'a str,
+        /// The URL in its normal form, or the issuer of an authorization server.
+        url: &'a str,
+        /// With the scheme and, where it is not the scheme's own, the port.
+        origin: &'a str,
+        /// The method, and the path without the query.
+        request: (&'a str, &'a str),
+        /// SHA-256 of the body in hexadecimal digits, where the request has one.
+        body_sha256: Option<&'a str>,
+    },
 }
 
 /// Types and actions of the schema. Cedar parses each from text, which takes longer than a decision, so they
@@ -106,10 +119,12 @@ pub(super) struct SchemaNames {
     role: EntityTypeName,
     audience: EntityTypeName,
     credential: EntityTypeName,
+    url: EntityTypeName,
     token: EntityUid,
     certificate: EntityUid,
     attest: EntityUid,
     use_credential: EntityUid,
+    prove: EntityUid,
     host: EntityUid,
 }
 
@@ -132,10 +147,12 @@ impl SchemaNames {
             role: type_name("Role")?,
             audience: type_name("Audience")?,
             credential: type_name("Credential")?,
+            url: type_name("Url")?,
             token: action("token"),
             certificate: action("certificate"),
             attest: action("attest"),
             use_credential: action("credential"),
+            prove: action("prove"),
             host: EntityUid::from_type_name_and_id(type_name("Host")?, EntityId::new(HOST)),
         })
     }
@@ -183,6 +200,12 @@ impl Question<'_> {
                 context.add(Attribute::Approved, "approved", || Value::new_bool(*approved));
                 context.add_some(Attribute::Method, "method", request.map(|(method, _)| method), text);
                 context.add_some(Attribute::Path, "path", request.map(|(_, path)| path), text);
+            }
+            Act::Prove { kind, request: (method, path), body_sha256, .. } => {
+                context.add(Attribute::Kind, "kind", || text(kind));
+                context.add(Attribute::Method, "method", || text(method));
+                context.add(Attribute::Path, "path", || text(path));
+                context.add_some(Attribute::BodySha256, "body_sha256", *body_sha256, text);
             }
             Act::Certificate | Act::Attest => {}
         }
@@ -292,6 +315,7 @@ impl Act<'_> {
             Act::Certificate => "certificate",
             Act::Attest => "attest",
             Act::Credential { .. } => "credential",
+            Act::Prove { .. } => "prove",
         }
     }
 
@@ -301,6 +325,7 @@ impl Act<'_> {
             Act::Certificate => &names.certificate,
             Act::Attest => &names.attest,
             Act::Credential { .. } => &names.use_credential,
+            Act::Prove { .. } => &names.prove,
         }
     }
 
@@ -308,15 +333,20 @@ impl Act<'_> {
         match self {
             Act::Token { audience, .. } => uid(&names.audience, audience),
             Act::Credential { name, .. } => uid(&names.credential, name),
+            Act::Prove { url, .. } => uid(&names.url, url),
             Act::Certificate | Act::Attest => names.host.clone(),
         }
     }
 
-    /// The resource with its name, which the host does not have.
+    /// The resource with its attributes, which the host does not have.
     fn to_entity(&self, resource: EntityUid) -> Result<Entity, QuestionError> {
         let name = match self {
             Act::Token { audience, .. } => audience,
             Act::Credential { name, .. } => name,
+            Act::Prove { url, origin, .. } => {
+                let attributes = HashMap::from([pair("url", text(url)), pair("origin", text(origin))]);
+                return Ok(Entity::new(resource, attributes, HashSet::new())?);
+            }
             Act::Certificate | Act::Attest => return Ok(Entity::new_no_attrs(resource, HashSet::new())),
         };
         Ok(Entity::new(resource, HashMap::from([pair("name", text(name))]), HashSet::new())?)
@@ -399,6 +429,20 @@ pub(super) mod tests {
             Act::Attest,
             Act::Credential { name: "github", usage: "release", approved: true, request: None },
             Act::Credential { name: "github", usage: "inject", approved: false, request },
+            Act::Prove {
+                kind: "dpop",
+                url: "https://api.example.com/v1/x?y",
+                origin: "https://api.example.com",
+                request: ("GET", "/v1/x"),
+                body_sha256: None,
+            },
+            Act::Prove {
+                kind: "http-signature",
+                url: "https://api.example.com/",
+                origin: "https://api.example.com",
+                request: ("POST", "/"),
+                body_sha256: Some("00"),
+            },
         ];
         for act in acts {
             let full = question(act.clone());

@@ -1,0 +1,67 @@
+//! Proofs of possession for one HTTP request, and client assertions.
+
+use super::approvals::rejection_of;
+use super::error::{InvalidRequest, RequestResult};
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
+use super::requests::{self, CheckedProofRequest};
+use crate::issue::IssuedProof;
+use crate::peer::PeerLookup;
+use crate::policy::{self, ErrorCode};
+use crate::wire::agent::ProveRequest;
+
+impl IdentityService {
+    /// A proof for one HTTP request or authorization server, for the agent that the caller matches.
+    ///
+    /// # Errors
+    /// A recorded refusal, also where `request` is an error.
+    pub async fn prove(
+        &self,
+        lookup: PeerLookup,
+        request: Result<ProveRequest<'_>, InvalidRequest>,
+    ) -> RequestResult<IssuedProof> {
+        let decision = async {
+            match self.decide_proof(lookup, request.and_then(requests::proof_request)).await {
+                Ok(proof) => {
+                    self.watch_invocation(proof.permit().agent(), proof.expires());
+                    Ok(self.audit.record_proof(proof).await?)
+                }
+                Err(rejection) => Err(self.record_rejection(rejection).await),
+            }
+        };
+        self.measured(RequestKind::Proof, decision).await
+    }
+
+    async fn decide_proof(
+        &self,
+        lookup: PeerLookup,
+        request: Result<CheckedProofRequest, InvalidRequest>,
+    ) -> Result<IssuedProof, Rejection> {
+        let peer = self.require_peer(lookup)?;
+        let agent = match &request {
+            Ok(checked) => self.identify(&peer, checked.request.agent.as_deref()).await?,
+            Err(_) => self.identify_any(&peer).await?,
+        };
+        let CheckedProofRequest { request, details } = request.map_err(|e| {
+            Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
+        })?;
+        self.wait_for_signer(std::slice::from_ref(&agent)).await?;
+        let needs_approval =
+            policy::granting(agent.entry(), &request).is_some_and(|grant| grant.approval.is_some());
+        if needs_approval {
+            self.prepare_approval(&agent).await?;
+        }
+        let permit = policy::decide_proof(agent, &self.circumstances(), request).map_err(rejection_of)?;
+        let agent = permit.agent();
+        self.require_clock()
+            .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(agent))?;
+        let issuer_state =
+            self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(agent))?;
+        let key = match permit.kind().needs_proof_key() {
+            true => Some(self.proof_key_of(agent, details.jkt())?),
+            false => None,
+        };
+        Ok(issuer_state.prove(permit, &details, key.as_deref(), self.deps.clock.now())?)
+    }
+}
