@@ -100,6 +100,11 @@ impl ClientConnection {
         }
     }
 
+    /// Returns when the connection may read a request; `None` where it may now, and in the middle of one.
+    pub fn receiving_room(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        if self.has_received_a_part() { None } else { self.permit.receiving_room() }
+    }
+
     /// To be called when a request has arrived completely, or is answered without its rest.
     pub fn mark_request_received(&self) {
         if self.partly_received.swap(false, Ordering::Relaxed) {

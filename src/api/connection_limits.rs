@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -23,6 +23,10 @@ const MAX_OPEN_CALLS: usize = 64;
 /// Connections of a uid that wait for the rest of a request of HTTP/1.1, and its agents' gRPC calls whose
 /// messages have not arrived: each occupies up to 50 KB, several times as much as others.
 const MAX_RECEIVING: usize = 512;
+/// Connections of a uid that were evicted while they waited for the rest of a request, and have not ended. As long as
+/// there are as many, no connection of the uid begins to read a request: they would be read faster than the evicted ones
+/// end, and each occupies what it has read.
+const MAX_LEAVING: usize = 64;
 /// Evicted connections of a uid's unidentified callers that have not ended; as long as there are as many, new
 /// ones are refused.
 const MAX_CLOSING: usize = 16;
@@ -33,6 +37,8 @@ pub struct ConnectionLimits {
     max_total: usize,
     max_per_uid: usize,
     max_closing: usize,
+    /// The numbers in `leaving` of the table together, for a look without the lock.
+    leaving: AtomicUsize,
     table: Mutex<ConnectionTable>,
 }
 
@@ -51,6 +57,16 @@ struct ConnectionTable {
     /// Connections that wait for the rest of a request, by uid and then in the order in which they began to;
     /// no entry for a uid without any.
     receiving: HashMap<u32, BTreeMap<u64, Arc<ConnectionSlot>>>,
+    /// Connections that were evicted while they waited for the rest of a request and have not ended, by uid.
+    leaving: HashMap<u32, Leaving>,
+}
+
+/// Such connections of one uid.
+#[derive(Debug, Default)]
+struct Leaving {
+    count: usize,
+    /// Notified when one has ended.
+    one_left: Arc<Notify>,
 }
 
 /// State that a permit shares with the table.
@@ -109,6 +125,7 @@ impl ConnectionLimits {
             max_total,
             max_per_uid,
             max_closing: usize::MAX,
+            leaving: AtomicUsize::new(0),
             table: Mutex::default(),
         })
     }
@@ -119,6 +136,7 @@ impl ConnectionLimits {
             max_total: usize::MAX,
             max_per_uid,
             max_closing: MAX_CLOSING,
+            leaving: AtomicUsize::new(0),
             table: Mutex::default(),
         })
     }
@@ -156,6 +174,16 @@ impl ConnectionLimits {
             CallClass::Receiving => MAX_RECEIVING,
             CallClass::Agent => CALLS_PER_CONNECTION * self.max_per_uid,
         }
+    }
+
+    /// What tells when one of the uid's evicted connections has ended, if there are too many of them.
+    fn too_many_leaving(&self, uid: u32) -> Option<Arc<Notify>> {
+        let table = lock(&self.table);
+        table
+            .leaving
+            .get(&uid)
+            .filter(|leaving| leaving.count >= MAX_LEAVING)
+            .map(|leaving| leaving.one_left.clone())
     }
 
     /// Number of open connections.
@@ -240,6 +268,7 @@ impl ConnectionPermit {
     /// one.
     pub fn begin_receiving(&self) -> ReceivingPermit {
         let mut table = lock(&self.limits.table);
+        let table = &mut *table;
         table.next_id += 1;
         let id = table.next_id;
         let receiving = table.receiving.entry(self.uid).or_default();
@@ -247,9 +276,38 @@ impl ConnectionPermit {
             && let Some((_, longest)) = receiving.pop_first()
         {
             longest.receiving_evicted.notify_one();
+            table.leaving.entry(self.uid).or_default().count += 1;
+            self.limits.leaving.fetch_add(1, Ordering::Relaxed);
         }
         receiving.insert(id, self.slot.clone());
         ReceivingPermit { limits: self.limits.clone(), uid: self.uid, id }
+    }
+
+    /// Returns when the connection may begin to read a request; `None` where it may now.
+    pub fn receiving_room(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        if self.limits.leaving.load(Ordering::Relaxed) < MAX_LEAVING {
+            return None;
+        }
+        let (limits, uid) = (self.limits.clone(), self.uid);
+        let mut one_left = limits.too_many_leaving(uid)?;
+        Some(async move {
+            loop {
+                one_left.notified().await;
+                match limits.too_many_leaving(uid) {
+                    None => {
+                        // The next one that waits looks too.
+                        one_left.notify_one();
+                        return;
+                    }
+                    // All had left meanwhile, and there are others: whoever waits for them has to know.
+                    Some(other) if !Arc::ptr_eq(&other, &one_left) => {
+                        one_left.notify_one();
+                        one_left = other;
+                    }
+                    Some(_) => {}
+                }
+            }
+        })
     }
 
     /// A permit for a call; `None` where the uid has as many open calls of this class as it may.
@@ -285,10 +343,20 @@ impl Drop for CallPermit {
 impl Drop for ReceivingPermit {
     fn drop(&mut self) {
         let mut table = lock(&self.limits.table);
-        let Some(receiving) = table.receiving.get_mut(&self.uid) else { return };
-        receiving.remove(&self.id);
-        if receiving.is_empty() {
-            table.receiving.remove(&self.uid);
+        let receiving = table.receiving.get_mut(&self.uid);
+        if receiving.is_some_and(|receiving| receiving.remove(&self.id).is_some()) {
+            if table.receiving.get(&self.uid).is_some_and(BTreeMap::is_empty) {
+                table.receiving.remove(&self.uid);
+            }
+            return;
+        }
+        // It was evicted.
+        self.limits.leaving.fetch_sub(1, Ordering::Relaxed);
+        let Some(leaving) = table.leaving.get_mut(&self.uid) else { return };
+        leaving.count -= 1;
+        leaving.one_left.notify_one();
+        if leaving.count == 0 {
+            table.leaving.remove(&self.uid);
         }
     }
 }
@@ -303,98 +371,4 @@ impl Drop for ConnectionPermit {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn oldest_idle_connection_is_evicted() {
-        let limits = ConnectionLimits::new(4, 2);
-        let first = limits.acquire(1).unwrap();
-        first.set_busy(true);
-        let second = limits.acquire(1).unwrap();
-        let third = limits.acquire(1).unwrap();
-        second.evicted().await;
-        assert_eq!(limits.len(), 2);
-        third.set_busy(true);
-        assert!(limits.acquire(1).is_none(), "both are busy");
-        let _other = limits.acquire(2).unwrap();
-        drop(first);
-        drop(second);
-        assert_eq!(limits.len(), 2);
-        drop(third);
-        assert_eq!(limits.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn the_longest_receiving_connection_is_evicted() {
-        let limits = ConnectionLimits::new(1000, 1000);
-        let connections: Vec<_> = (0..=MAX_RECEIVING).map(|_| limits.acquire(1).unwrap()).collect();
-        let mut receiving: Vec<_> = connections[1..].iter().map(ConnectionPermit::begin_receiving).collect();
-        let other = limits.acquire(2).unwrap();
-        let _ = other.begin_receiving();
-        receiving.push(connections[0].begin_receiving());
-        connections[1].receiving_evicted().await;
-        receiving.remove(0);
-        receiving.remove(0);
-        receiving.push(connections[1].begin_receiving());
-        receiving.push(connections[2].begin_receiving());
-        connections[3].receiving_evicted().await;
-        drop(receiving);
-        assert!(limits.table.lock().unwrap().receiving.is_empty());
-    }
-
-    #[test]
-    fn calls_of_agents_are_limited_per_uid() {
-        let limits = ConnectionLimits::new(4, 2);
-        let (a, b) = (limits.acquire(1).unwrap(), limits.acquire(1).unwrap());
-        let call = |connection: &ConnectionPermit| connection.acquire_call(CallClass::Agent);
-        let mut calls: Vec<_> = (0..4).map(|index| call(if index % 2 == 0 { &a } else { &b })).collect();
-        assert!(calls.iter().all(Option::is_some) && call(&a).is_none() && call(&b).is_none());
-        assert!(call(&limits.acquire(2).unwrap()).is_some());
-        calls.pop();
-        assert!(call(&b).is_some());
-    }
-
-    #[test]
-    fn each_class_of_calls_has_a_limit_of_its_own() {
-        let limits = ConnectionLimits::new(4, 2);
-        let a = limits.acquire(1).unwrap();
-        let calls = |class| -> Vec<_> { std::iter::from_fn(|| a.acquire_call(class)).take(1000).collect() };
-        let (public, unidentified) = (calls(CallClass::Public), calls(CallClass::Unidentified));
-        assert_eq!((public.len(), unidentified.len()), (MAX_OPEN_CALLS, MAX_OPEN_CALLS));
-        for call in &unidentified[..4] {
-            assert_eq!(
-                (call.move_to(CallClass::Agent), call.move_to(CallClass::Agent)),
-                (Some(()), Some(()))
-            );
-        }
-        assert!(unidentified[4].move_to(CallClass::Agent).is_none(), "two agents' calls for each connection");
-        assert!(unidentified[4].move_to(CallClass::Public).is_none());
-        assert_eq!(calls(CallClass::Unidentified).len(), 4);
-        drop((public, unidentified));
-        assert!(limits.table.lock().unwrap().calls.is_empty());
-    }
-
-    #[test]
-    fn evicted_connections_that_have_not_ended_are_limited() {
-        let limits = ConnectionLimits::for_unidentified(2);
-        let mut open: Vec<_> = (0..2 + MAX_CLOSING).map(|_| limits.acquire(1).unwrap()).collect();
-        assert!(limits.acquire(1).is_none(), "all but two were evicted and are still open");
-        drop(open.remove(0));
-        open.push(limits.acquire(1).unwrap());
-        assert!(limits.acquire(1).is_none());
-        drop(open);
-        assert!(limits.is_empty() && limits.table.lock().unwrap().closing.is_empty());
-    }
-
-    #[tokio::test]
-    async fn uid_with_most_connections_is_evicted_first() {
-        let limits = ConnectionLimits::new(3, 3);
-        let a = limits.acquire(1).unwrap();
-        let _b = limits.acquire(1).unwrap();
-        let _c = limits.acquire(2).unwrap();
-        let _d = limits.acquire(3).unwrap();
-        a.evicted().await;
-        assert_eq!(limits.len(), 3);
-    }
-}
+mod tests;

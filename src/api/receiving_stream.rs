@@ -20,12 +20,14 @@ const READ_SIZE: usize = 2048;
 pub struct ReceivingStream {
     stream: WriteDeadline,
     client: Arc<ClientConnection>,
+    /// Completes when a request may be read.
+    room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl ReceivingStream {
     /// The stream of `client`'s connection.
     pub fn new(stream: WriteDeadline, client: Arc<ClientConnection>) -> ReceivingStream {
-        ReceivingStream { stream, client }
+        ReceivingStream { stream, client, room: None }
     }
 }
 
@@ -35,6 +37,13 @@ impl AsyncRead for ReceivingStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.room.is_none() {
+            self.room = self.client.receiving_room().map(|room| Box::pin(room) as Pin<Box<_>>);
+        }
+        if let Some(room) = &mut self.room {
+            ready!(room.as_mut().poll(cx));
+            self.room = None;
+        }
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(READ_SIZE.min(buf.remaining())));
         let result = Pin::new(&mut self.stream).poll_read(cx, &mut part);
         let length = part.filled().len();
