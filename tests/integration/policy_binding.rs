@@ -155,7 +155,14 @@ fn question(random: &mut Generator) -> (Question<'static>, Value, Value) {
         exe_sha256: random.often(50).then(|| random.of(&["0", "f"]).repeat(64)),
         pinned: random.often(70),
     };
-    let act = match random.below(5) {
+    let act = match random.below(6) {
+        5 => Act::Prove {
+            kind: random.of(&["dpop", "wpt"]),
+            url: "https://api.example.com/v1/items",
+            origin: "https://api.example.com",
+            request: (random.of(&["GET", "DELETE"]), "/v1/items"),
+            body_sha256: random.often(50).then_some("00"),
+        },
         0 => Act::Certificate,
         1 => Act::Attest,
         2 => Act::Credential { name: "github", usage: "release", approved: random.often(50), request: None },
@@ -226,8 +233,19 @@ fn to_json(question: &Question<'_>) -> (Value, Value) {
             context["approved"] = json!(approved);
             ("credential", "Credential", *name)
         }
+        Act::Prove { kind, url, request: (method, path), body_sha256, .. } => {
+            context["kind"] = json!(kind);
+            context["method"] = json!(method);
+            context["path"] = json!(path);
+            insert_some(&mut context, "body_sha256", *body_sha256);
+            ("prove", "Url", *url)
+        }
     };
-    let attributes_of_resource = if kind == "Host" { json!({}) } else { json!({ "name": id }) };
+    let attributes_of_resource = match &question.act {
+        Act::Certificate | Act::Attest => json!({}),
+        Act::Prove { url, origin, .. } => json!({ "url": url, "origin": origin }),
+        Act::Token { .. } | Act::Credential { .. } => json!({ "name": id }),
+    };
     let entities = json!([
         { "uid": uid("Agent", principal.name), "attrs": attributes, "parents": parents },
         { "uid": uid(kind, id), "attrs": attributes_of_resource, "parents": [] },
