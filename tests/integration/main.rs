@@ -34,6 +34,7 @@ mod disk_failures;
 mod ek_certificates;
 mod ek_chains;
 mod enrollment;
+mod examples;
 mod forged_evidence;
 mod grant_circumstances;
 mod hostile_executables;
