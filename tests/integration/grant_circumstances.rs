@@ -141,11 +141,12 @@ fn a_grant_counts_at_its_hours_only() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_a_fault() {
+fn what_a_grant_cannot_have_is_a_fault() {
     let host = Host::started();
     for (lines, expected) in [
-        ("bind = \"dpop\"", "this version has no bound tokens"),
-        ("bind = \"mtls\"", "this version has no bound tokens"),
+        ("proofs = [\"sign\"]", "unknown kind of proof; the kinds are dpop,"),
+        ("client_id = \"x\"", "client_id is for client assertions"),
+        ("actions = [\"GET https://x/\"]", "no proof of this grant is for a request"),
         ("expires = 2027-03-31T18:00:00", "with its offset"),
         ("expires = 18:00:00", "expires must be a date"),
         ("expires = \"2027-03-31\"", "must be a date without quotes"),

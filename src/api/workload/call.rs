@@ -16,7 +16,6 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Request, Response, Uri};
-use tokio_util::either::Either;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -55,33 +54,37 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(250);
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Answers one call. The call counts as open until its response body is dropped.
-///
-/// An agent can have a hundred refused calls on each connection that wait for their responses, so what they hold
-/// has no room for more.
-pub fn handle_call(
+pub async fn handle_call(
     workload: Arc<WorkloadApi>,
     watcher: Arc<CallerWatcher>,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<GuardedBody>> + Send + use<> {
+) -> Response<GuardedBody> {
     let context = context(&request);
+    let mut response = correlation::scope(context, admit_call(workload, watcher, request)).await;
+    if let Ok(value) = HeaderValue::try_from(context.correlation.traceresponse()) {
+        response.headers_mut().insert(TRACERESPONSE, value);
+    }
+    response
+}
+
+/// Answers a call that has a permit, and refuses others.
+async fn admit_call(
+    workload: Arc<WorkloadApi>,
+    watcher: Arc<CallerWatcher>,
+    request: Request<Incoming>,
+) -> Response<GuardedBody> {
     let is_workload_api = request.uri().path().starts_with(WORKLOAD_API_PREFIX);
     let guard = ResponseGuard { call: watcher.begin_call(is_workload_api), permit: None };
-    let call = match check(&request) {
-        Err(status) => {
-            Either::Left(Box::pin(guard.refuse_request(watcher, Some(request.into_body()), status)))
-        }
-        Ok(()) => match watcher.acquire_call(is_workload_api).map(Arc::new) {
-            None => Either::Left(Box::pin(guard.refuse_request(watcher, None, too_many_calls()))),
-            Some(permit) => Either::Right(Box::pin(answer_call(workload, watcher, request, guard, permit))),
-        },
-    };
-    async move {
-        let mut response = correlation::scope(context, call).await;
-        if let Ok(value) = HeaderValue::try_from(context.correlation.traceresponse()) {
-            response.headers_mut().insert(TRACERESPONSE, value);
-        }
-        response
+    if let Err(status) = check(&request) {
+        return guard.refuse_request(&watcher, Some(request.into_body()), status).await;
     }
+    let Some(permit) = watcher.acquire_call(is_workload_api).map(Arc::new) else {
+        drop(request);
+        return guard.refuse_request(&watcher, None, too_many_calls()).await;
+    };
+    // Boxed, because an agent can have a hundred refused calls on each connection, which wait without the room for
+    // it.
+    Box::pin(answer_call(workload, watcher, request, guard, permit)).await
 }
 
 /// What records say of a call: its ids, and its method.
@@ -214,14 +217,14 @@ impl ResponseGuard {
     /// Refuses a request, after its body where that is to be read.
     async fn refuse_request(
         self,
-        watcher: Arc<CallerWatcher>,
+        watcher: &CallerWatcher,
         body: Option<Incoming>,
         status: Status,
     ) -> Response<GuardedBody> {
         if let Some(body) = body {
             discard(body).await;
         }
-        self.refuse(&watcher, status).await
+        self.refuse(watcher, status).await
     }
 
     /// Refuses a call that has no permit. Without the delay of [`Pace`](crate::api::Pace), a client that

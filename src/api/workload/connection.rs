@@ -82,7 +82,9 @@ pub async fn serve_grpc(
     let stream = PacedStream::new(stream, client.pace().clone(), client.uid());
     let watcher = CallerWatcher::new(client, workload.service.clone(), permit);
     let service = service_fn(|request| {
-        let response = handle_call(workload.clone(), watcher.clone(), request);
+        // Boxed, because the task of a call is as large as the larger of computing and sending the response,
+        // as long as it is open.
+        let response = Box::pin(handle_call(workload.clone(), watcher.clone(), request));
         async { Ok::<_, Infallible>(response.await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
