@@ -121,11 +121,16 @@ impl AgentApi {
             AnyCaller(handler) => (self.public(handler, route.path, names).await, Cost::Unit),
             IdentifiedCaller(handler) => {
                 let body = RequestBody::default();
-                (self.recorded(context, self.agent(handler, client, &body)).await, Cost::Unit)
+                let answer = Box::pin(self.agent(handler, client, &body));
+                (self.recorded(context, answer).await, Cost::Unit)
             }
             RegisteredAgent(handler) => match self.body_budget.read(client, request, route.body).await {
                 // The caller is read only now that the body is complete: it may change until then.
-                Ok(body) => (self.recorded(context, self.agent(handler, client, &body)).await, Cost::Free),
+                // Boxed, because a connection that sends its body slowly would have the room for it, twice.
+                Ok(body) => {
+                    let answer = Box::pin(self.agent(handler, client, &body));
+                    (self.recorded(context, answer).await, Cost::Free)
+                }
                 Err(error_reply) => (error_reply, Cost::Error),
             },
         };
