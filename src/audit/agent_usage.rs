@@ -59,7 +59,7 @@ pub struct RefusedUsage {
 pub struct AudienceUsage {
     /// Tokens and JWT-SVIDs.
     pub count: u64,
-    /// When the last one was issued.
+    /// When the last one, or the last proof, was issued.
     pub last: Option<Timestamp>,
     /// Scopes that a token had.
     pub scopes: BTreeSet<String>,
@@ -69,6 +69,8 @@ pub struct AudienceUsage {
     pub lifetime: u64,
     /// The latest expiry, as a NumericDate.
     pub expires: u64,
+    /// Proofs that its grant gave.
+    pub proofs: u64,
     /// Whether JWT-SVIDs are among them, which have no scope and are decided with all scopes of the grant.
     pub has_svids: bool,
 }
@@ -113,6 +115,7 @@ impl AgentUsage {
             usage.lifetime = usage.lifetime.max(other.lifetime);
             usage.expires = usage.expires.max(other.expires);
             usage.has_svids |= other.has_svids;
+            usage.proofs += other.proofs;
         }
         for (name, other) in other.credentials {
             let usage = self.credentials.entry(name).or_default();
@@ -146,6 +149,7 @@ impl AgentUsage {
         match event {
             Some(Event::TokenIssued) => self.add_token(record, false),
             Some(Event::SvidIssued) => self.add_token(record, true),
+            Some(Event::ProofIssued) => self.add_proof(record),
             Some(Event::CredentialReleased) => {
                 self.has_loaded |= record.detail.as_deref() == Some(LOADED);
                 if let Some(name) = record.credential.as_deref() {
@@ -184,6 +188,15 @@ impl AgentUsage {
         refused.credentials.extend(record.credential.as_deref().map(str::to_owned));
     }
 
+    /// A grant that gives proofs alone is in use without tokens.
+    fn add_proof(&mut self, record: &UsedRecord<'_>) {
+        let audience = record.audience.as_deref().unwrap_or_default();
+        self.is_cut |= audience.contains(CUT_MARK);
+        let usage = self.by_audience.entry(audience.to_owned()).or_default();
+        usage.proofs += 1;
+        usage.last = usage.last.max(Some(record.time));
+    }
+
     fn add_token(&mut self, record: &UsedRecord<'_>, is_svid: bool) {
         let audiences = record.audience.as_deref().unwrap_or_default();
         self.is_cut |= audiences.contains(CUT_MARK);
@@ -203,13 +216,14 @@ impl AgentUsage {
     }
 }
 
-/// Whether the event gives an agent something: a token, a certificate, a credential or evidence.
+/// Whether the event gives an agent something: a token, a proof, a certificate, a credential or evidence.
 fn is_given(event: Event) -> bool {
     matches!(
         event,
         Event::Attested
             | Event::CertificateIssued
             | Event::CredentialReleased
+            | Event::ProofIssued
             | Event::SvidIssued
             | Event::TokenIssued
             | Event::WitSvidIssued
@@ -235,6 +249,7 @@ mod tests {
         append(2_000, r#""event":"token-issued","audience":"x","scope":"r s","exp":2030"#);
         append(3_000, r#""event":"svid-issued","audience":"x y… (9000 bytes, sha256 00)","exp":3300"#);
         append(4_000, r#""event":"credential-released","credential":"c""#);
+        append(4_500, r#""event":"proof-issued","audience":"p","exp":4560"#);
         append(5_000, r#""event":"request-refused","audience":"z","reason":"invalid_target""#);
         append(5_100, r#""event":"introspected","peer":{"uid":1,"invocation":"i"}"#);
         append(6_000, r#""event":"agent-suspended""#);
@@ -245,7 +260,9 @@ mod tests {
         };
         let (usage, known) = read(1_500);
         assert_eq!(known, KnownPeriod { from: at(1_500), missing: 0, bound: None });
-        assert_eq!((usage.last_seen, usage.last_given), (Some(at(5_100)), Some(at(4_000))));
+        assert_eq!((usage.last_seen, usage.last_given), (Some(at(5_100)), Some(at(4_500))));
+        let p = &usage.by_audience["p"];
+        assert_eq!((p.proofs, p.count, p.lifetime, p.last), (1, 0, 0, Some(at(4_500))));
         assert_eq!(usage.refused, RefusedUsage::default());
         assert!(!usage.has_loaded && !usage.has_started);
         assert!(usage.is_cut && !usage.by_audience.contains_key("z"));

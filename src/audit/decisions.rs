@@ -36,8 +36,9 @@ impl Audit {
 
     /// Records a proof.
     pub async fn record_proof(&self, proof: IssuedProof) -> Result<Recorded<IssuedProof>, AuditUnavailable> {
-        let target = proof.permit().target().text();
-        self.write(&Record::for_proof(&proof, &target, self.clock.now())).await?;
+        let permit = proof.permit();
+        let subject = format!("{} {}", permit.kind().as_str(), permit.target());
+        self.write(&Record::for_proof(&proof, &subject, self.clock.now())).await?;
         Ok(Recorded(proof))
     }
 

@@ -97,6 +97,10 @@ fn about_grant(grant: &Grant, used: &AudienceUsage, since: Timestamp) -> Vec<Str
             unused.join(" or ")
         )));
     }
+    if used.count == 0 {
+        // Proofs alone.
+        return found;
+    }
     let enough = LIFETIMES.into_iter().find(|lifetime| *lifetime >= used.lifetime).map(Duration::from_secs);
     if let Some(enough) = enough.filter(|enough| *enough * 2 <= grant.ttl) {
         found.push(Lint::LongLifetime.about(format_args!(

@@ -140,8 +140,11 @@ impl Comparison<'_> {
 
     /// The lifetime that is enough, if it is shorter than that of the grant. Where a record does not name all
     /// audiences, one of this audience may have been longer, and where the grant's own expiry has ended a token, a
-    /// longer one was asked for.
+    /// longer one was asked for. Proofs alone say nothing of it.
     fn shorter(&self, grant: &Grant, used: &AudienceUsage) -> Option<u64> {
+        if used.count == 0 {
+            return None;
+        }
         let is_ended = grant.limits.expires.is_some_and(|expires| used.expires >= expires.as_secs());
         let enough = used.lifetime.div_ceil(LIFETIME_STEP).max(1) * LIFETIME_STEP;
         Some(enough).filter(|enough| *enough < grant.ttl.as_secs() && !self.usage.is_cut && !is_ended)

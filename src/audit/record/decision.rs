@@ -49,10 +49,10 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// A proof was issued. `target` has what it is for: the method and the URL, or the issuer.
+    /// A proof was issued. `subject` has its kind and what it is for: the method and the URL, or the issuer.
     pub(in crate::audit) fn for_proof(
         proof: &'a IssuedProof,
-        target: &'a str,
+        subject: &'a str,
         time: Timestamp,
     ) -> Record<'a> {
         let permit = proof.permit();
@@ -62,7 +62,7 @@ impl<'a> Record<'a> {
             kid: Some(name(proof.kid())),
             fingerprint: Some(Fingerprint::of(proof.signed_text().as_bytes())),
             exp: Some(proof.expires().as_secs()),
-            detail: Some(from_caller(target)),
+            detail: Some(from_caller(subject)),
             ..Record::for_agent(Event::ProofIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
         .approved(permit.used_approval())

@@ -65,6 +65,7 @@ impl<'a> Record<'a> {
             Event::SvidIssued => {
                 format!("{agent}{caller} got a SPIFFE token for {}", text(self.audience))
             }
+            Event::ProofIssued => format!("{agent}{caller} got a proof: {detail}"),
             Event::WitSvidIssued => {
                 format!("{agent}{caller} got a WIT-SVID for {}", text(self.spiffe_id))
             }
@@ -75,7 +76,7 @@ impl<'a> Record<'a> {
             Event::ApprovalRequested => {
                 let what = match self.credential {
                     Some(credential) => format!("the credential {}", credential.cut()),
-                    None => format!("a token for {}", text(self.audience)),
+                    None => format!("a token or proof for {}", text(self.audience)),
                 };
                 format!(
                     "{agent}{caller} asks for {what}, and waits for an approval: hostbadge approve show {}{}",
