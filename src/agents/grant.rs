@@ -119,8 +119,7 @@ pub(super) struct RawGrant {
     typ: TokenTyp,
     posture: Option<PostureMode>,
     status_list: Option<bool>,
-    #[serde(default)]
-    bind: Binding,
+    bind: Option<Spanned<Binding>>,
     proofs: Option<Spanned<Vec<Spanned<String>>>>,
     actions: Option<Vec<Spanned<String>>>,
     client_id: Option<Spanned<String>>,
@@ -232,7 +231,7 @@ impl RawGrant {
             (raw, Algorithm::Es256) => raw.map_or(Assurance::Sealed, Spanned::into_inner),
         };
         let proofs = RawProofs { proofs: self.proofs, actions: self.actions, client_id: self.client_id };
-        let proofs = proofs.validate(&audience, self.bind, source, faults);
+        let proofs = proofs.validate(&audience, self.bind.as_ref(), source, faults);
         let limits = time_limits::validate(self.expires, self.hours, source, faults);
         Some(Grant {
             audience,
@@ -244,7 +243,7 @@ impl RawGrant {
             posture: self.posture,
             status_list: self.status_list,
             approval: self.approval,
-            bind: self.bind,
+            bind: self.bind.map_or(Binding::None, Spanned::into_inner),
             proofs,
             limits,
         })

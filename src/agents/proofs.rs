@@ -1,4 +1,4 @@
-//! The keys `proofs` and `actions` of a grant: which proofs an agent gets, and for which requests.
+//! The keys `proofs`, `actions` and `client_id` of a grant: which proofs an agent gets, and for which requests.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ pub struct ProofGrant {
     pub kinds: BTreeSet<ProofKind>,
     /// The HTTP requests that a proof may be for. A proof for an authorization server as a whole needs none.
     pub actions: Vec<ActionPattern>,
-    /// The agent's identifier in client assertions; `None` where it is the agent's name.
+    /// The agent's identifier in client assertions and attestations; `None` where it is the agent's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
 }
@@ -49,16 +49,17 @@ pub(super) struct RawProofs {
 }
 
 impl RawProofs {
-    /// Checks both keys and appends their faults. Without `proofs`, a grant whose tokens are bound to a proof key gives
+    /// Checks the keys and appends their faults. Without `proofs`, a grant whose tokens are bound to a proof key gives
     /// DPoP proofs. Without `actions`, proofs are for each method and for the audience, if it is a URL, and everything
     /// below it.
     pub(super) fn validate(
         self,
         audience: &str,
-        binding: Binding,
+        bind: Option<&Spanned<Binding>>,
         source: &SourceFile,
         faults: &mut Vec<Diagnostic>,
     ) -> ProofGrant {
+        let binding = bind.map_or(Binding::None, |bind| *bind.get_ref());
         let span = self.proofs.as_ref().map(Spanned::span);
         let kinds: BTreeSet<ProofKind> = match self.proofs {
             Some(kinds) => {
@@ -80,9 +81,9 @@ impl RawProofs {
                 let message =
                     format!("client_id must have 1 to {MAX_CLIENT_ID_LEN} visible ASCII characters");
                 faults.push(source.diagnostic(span, message));
-            } else if !kinds.contains(&ProofKind::ClientAssertion) {
-                let message =
-                    "client_id is for client assertions; add \"client-assertion\" to proofs, or remove it";
+            } else if kinds.iter().all(|kind| kind.is_for_action()) {
+                let message = "client_id is for client assertions and attestations; add \"client-assertion\" to \
+                               proofs, or remove it";
                 faults.push(source.diagnostic(span, message));
             }
             client_id
@@ -92,7 +93,7 @@ impl RawProofs {
             let below_audience = default_actions(audience);
             if below_audience.is_empty()
                 && is_for_actions
-                && let Some(span) = span
+                && let Some(span) = span.or(bind.map(Spanned::span))
             {
                 let message = "the audience is no URL, so actions has to say which requests these proofs are for, as \
                                in actions = [\"POST https://api.example.com/v1/*\"]";

@@ -254,7 +254,7 @@ fn compare_grants(old: &Grant, new: &Grant, evaluates: EvaluatedAttributes) -> C
     change.note_if(old.typ != new.typ, "typ", new.typ == TokenTyp::Jwt);
     change.posture(old.posture, new.posture, evaluates);
     change.approval(old.approval, new.approval, evaluates);
-    // A bound token is of use to nobody else.
+    // A bound token cannot be used without its key or certificate.
     let widens = new.bind == Binding::None || evaluates.binding;
     change.note_if(old.bind != new.bind, "bind", widens);
     change.note_if(old.proofs != new.proofs, "proofs", !new.proofs.is_within(&old.proofs));

@@ -145,7 +145,7 @@ fn what_a_grant_cannot_have_is_a_fault() {
     let host = Host::started();
     for (lines, expected) in [
         ("proofs = [\"sign\"]", "unknown kind of proof; the kinds are dpop,"),
-        ("client_id = \"x\"", "client_id is for client assertions"),
+        ("client_id = \"x\"", "client_id is for client assertions and attestations"),
         ("actions = [\"GET https://x/\"]", "no proof of this grant is for a request"),
         ("expires = 2027-03-31T18:00:00", "with its offset"),
         ("expires = 18:00:00", "expires must be a date"),
