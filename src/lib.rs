@@ -185,3 +185,4 @@ pub mod tpm;
 pub mod verify;
 pub mod wiping_allocator;
 pub mod wire;
+pub(crate) mod zeroized_key_pair;

@@ -1,14 +1,13 @@
 //! The issuing key: a P-256 key that signs in memory.
 
-use std::mem::MaybeUninit;
-
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, Signature};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::error::Error;
 use crate::clock::Timestamp;
 use crate::verify::Jwk;
+use crate::zeroized_key_pair::ZeroizedKeyPair;
 
 /// A P-256 key that signs. It is not cloneable, `Debug` does not show it, and its memory is wiped when it is
 /// dropped.
@@ -62,28 +61,5 @@ impl IssuingKey {
 impl std::fmt::Debug for IssuingKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IssuingKey").field("kid", &self.jwk.kid).finish_non_exhaustive()
-    }
-}
-
-/// A key pair whose memory is wiped when it is dropped, which ring does not do. The box keeps it at one
-/// address, so that moving the owner leaves no copy behind.
-struct ZeroizedKeyPair(Box<MaybeUninit<EcdsaKeyPair>>);
-
-impl ZeroizedKeyPair {
-    fn new(pair: EcdsaKeyPair) -> ZeroizedKeyPair {
-        // `MaybeUninit` does not drop its content. The pair owns no other memory, so nothing leaks.
-        const { assert!(!std::mem::needs_drop::<EcdsaKeyPair>()) };
-        ZeroizedKeyPair(Box::new(MaybeUninit::new(pair)))
-    }
-
-    fn get(&self) -> &EcdsaKeyPair {
-        // SAFETY: `new` initializes the value, and only `drop` overwrites it.
-        unsafe { self.0.assume_init_ref() }
-    }
-}
-
-impl Drop for ZeroizedKeyPair {
-    fn drop(&mut self) {
-        self.0.zeroize();
     }
 }

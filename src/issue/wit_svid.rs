@@ -16,8 +16,10 @@ use super::issuer::IssuerState;
 use super::jws::{UnsignedJws, new_jti};
 use super::key::IssuingKey;
 use super::token_period::TokenPeriod;
+use crate::agents::AuthenticatedAgent;
 use crate::clock::Timestamp;
-use crate::policy::{IdentityPermit, ProofPermit, Refusal};
+use crate::policy::{IdentityPermit, PolicySetId, ProofPermit, Refusal};
+use crate::posture::Posture;
 use crate::present::{PROOF_TTL, ProofKey};
 use crate::verify::KeyParams;
 
@@ -146,29 +148,9 @@ pub(super) fn mint_for_proof(
     key: &ProofKey,
     now: Timestamp,
 ) -> Result<String, Error> {
-    let agent = permit.agent();
-    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
-    let (host, header) = (issuer_state.host(), issuer.wit_svid_header());
-    let jti = new_jti()?;
-    let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, PROOF_TTL);
-    let claims = WitSvidClaims {
-        iss: issuer.issuer(),
-        sub: &host.spiffe_id(agent.entry()),
-        iat: not_before,
-        exp: expires.as_secs(),
-        jti: &jti,
-        cnf: ConfirmationClaim::of(key)?,
-        hostbadge: HostbadgeClaim::new(
-            host,
-            agent,
-            permit.posture(),
-            issuer_state.clock_sync(),
-            header.key_protection(),
-            permit.policy(),
-            permit.epoch(),
-        ),
-    };
-    UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key()?)
+    let (agent, posture) = (permit.agent(), permit.posture());
+    let decided = Decided { agent, posture, policy: permit.policy(), epoch: permit.epoch() };
+    Ok(sign(issuer_state, &decided, ConfirmationClaim::of(key)?, PROOF_TTL, now)?.text)
 }
 
 fn mint(
@@ -177,36 +159,59 @@ fn mint(
     ttl: Duration,
     now: Timestamp,
 ) -> Result<WitSvid, Error> {
-    let agent = permit.agent();
-    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
-    let (host, header) = (issuer_state.host(), issuer.wit_svid_header());
     let pkcs8 = IssuingKey::generate()?;
     let (d, x, y) = split_pkcs8(&pkcs8).ok_or(Error::NotP256)?;
     let public_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: None, alg: "ES256" };
+    let (agent, posture) = (permit.agent(), permit.posture());
+    let decided = Decided { agent, posture, policy: permit.policy(), epoch: permit.epoch() };
+    let signed = sign(issuer_state, &decided, ConfirmationClaim { jwk: public_jwk }, ttl, now)?;
+    let private_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: Some(&d), alg: "ES256" };
+    let key = Zeroizing::new(serde_json::to_string(&private_jwk)?);
+    let SignedWit { text, spiffe_id, kid, jti, expires } = signed;
+    Ok(WitSvid { text, key, spiffe_id, kid, jti, expires, permit })
+}
+
+/// What a decision on an identity document or a proof says about the agent.
+struct Decided<'a> {
+    agent: &'a AuthenticatedAgent,
+    posture: Posture,
+    policy: Option<PolicySetId>,
+    epoch: u64,
+}
+
+struct SignedWit {
+    text: String,
+    spiffe_id: String,
+    kid: String,
+    jti: String,
+    expires: Timestamp,
+}
+
+fn sign(
+    issuer_state: &IssuerState,
+    decided: &Decided<'_>,
+    cnf: ConfirmationClaim<'_>,
+    ttl: Duration,
+    now: Timestamp,
+) -> Result<SignedWit, Error> {
+    let Decided { agent, posture, policy, epoch } = *decided;
+    let issuer = issuer_state.issuer_of(agent.entry().tenant.as_deref())?;
+    let (host, header) = (issuer_state.host(), issuer.wit_svid_header());
     let jti = new_jti()?;
     let TokenPeriod { not_before, expires, .. } = TokenPeriod::new(now, ttl);
     let spiffe_id = host.spiffe_id(agent.entry());
+    let (clock_sync, protection) = (issuer_state.clock_sync(), header.key_protection());
     let claims = WitSvidClaims {
         iss: issuer.issuer(),
         sub: &spiffe_id,
         iat: not_before,
         exp: expires.as_secs(),
         jti: &jti,
-        cnf: ConfirmationClaim { jwk: public_jwk },
-        hostbadge: HostbadgeClaim::new(
-            host,
-            agent,
-            permit.posture(),
-            issuer_state.clock_sync(),
-            header.key_protection(),
-            permit.policy(),
-            permit.epoch(),
-        ),
+        cnf,
+        hostbadge: HostbadgeClaim::new(host, agent, posture, clock_sync, protection, policy, epoch),
     };
     let text = UnsignedJws::of_claims(header, &claims)?.sign(issuer.issuing_key()?)?;
-    let private_jwk = EcJwk { kty: "EC", crv: "P-256", x: &x, y: &y, d: Some(&d), alg: "ES256" };
-    let key = Zeroizing::new(serde_json::to_string(&private_jwk)?);
-    Ok(WitSvid { text, key, spiffe_id, kid: header.kid().to_owned(), jti, expires, permit })
+    Ok(SignedWit { text, spiffe_id, kid: header.kid().to_owned(), jti, expires })
 }
 
 /// `d`, `x` and `y` in base64url of a P-256 key in PKCS#8 with its public key (RFC 5958, RFC 5915). ring

@@ -6,10 +6,10 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, Signature};
 
 use super::error::Error;
-use super::zeroized_key_pair::ZeroizedKeyPair;
 use crate::clock::Timestamp;
 use crate::stack::wiping_stack;
 use crate::verify::Jwk;
+use crate::zeroized_key_pair::ZeroizedKeyPair;
 
 /// A P-256 key that signs proofs. It is made in memory and cannot be exported or cloned, `Debug` does not
 /// show it, and its memory is wiped when it is dropped.

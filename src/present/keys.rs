@@ -50,7 +50,7 @@ impl ProofKeys {
         ProofKeys { table: Arc::default(), overlap }
     }
 
-    /// The key of an agent in an invocation, which is made where there is none, and replaced after an hour.
+    /// The key of an agent in an invocation. The first call makes it, and a call an hour later replaces it.
     ///
     /// # Errors
     /// [`Error`] if no key can be generated.
@@ -61,6 +61,7 @@ impl ProofKeys {
         let sequence = table.sequence;
         if let Some(held) = table.by_holder.get_mut(&holder) {
             held.used = sequence;
+            held.forget_expired(now);
             if now.since(held.current.created()) >= ROTATE_EVERY {
                 held.replace(Arc::new(ProofKey::generate(now)?), now, self.overlap);
             }
@@ -131,7 +132,6 @@ impl Table {
 
 impl HeldKeys {
     fn replace(&mut self, key: Arc<ProofKey>, now: Timestamp, overlap: Duration) {
-        self.forget_expired(now);
         let replaced = std::mem::replace(&mut self.current, key);
         self.earlier.push((replaced, now.after(overlap)));
     }

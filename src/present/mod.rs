@@ -34,7 +34,6 @@ mod sigv4;
 mod sigv4_request;
 mod values;
 mod wpt;
-mod zeroized_key_pair;
 
 pub use action::Action;
 pub use client_attestation_pop::client_attestation_pop;
@@ -50,6 +49,7 @@ pub use pattern::ActionPattern;
 pub use proof::{PROOF_TTL, Proof, ProofHeader};
 pub use server::ServerIdentifier;
 pub use sigv4::{SIGV4_TTL, SigV4Credentials, SigV4Scope, sigv4};
+pub use values::{check_nonce, check_token};
 pub use wpt::wpt;
 
 pub use crate::verify::proof::{ActionUrl, MAX_URL_LEN, UrlError};

@@ -6,15 +6,24 @@ use super::error::Error;
 /// The longest token that a proof can be for, in bytes, as in [`crate::verify`].
 const MAX_TOKEN_LEN: usize = 16 * 1024;
 /// The longest nonce or challenge of a server, in bytes.
-const MAX_NONCE_LEN: usize = 1024;
+const MAX_NONCE_LEN: usize = 512;
 
-/// Checks the text of a token. Every form of token is visible ASCII.
-pub(super) fn check_token(name: &'static str, token: &str) -> Result<(), Error> {
+/// Checks the text of a token: 1 to 16,384 bytes of visible ASCII, as every form of token is.
+///
+/// # Errors
+///
+/// [`Error::Value`], with `name` and its article.
+pub fn check_token(name: &'static str, token: &str) -> Result<(), Error> {
     check(name, token, MAX_TOKEN_LEN, "visible ASCII characters", |byte| byte.is_ascii_graphic())
 }
 
-/// Checks a nonce or challenge: visible ASCII without quotation marks and backslashes (RFC 9449 section 8.1).
-pub(super) fn check_nonce(name: &'static str, nonce: &str) -> Result<(), Error> {
+/// Checks a nonce or challenge: 1 to 512 bytes of visible ASCII without quotation marks and backslashes (RFC 9449
+/// section 8.1).
+///
+/// # Errors
+///
+/// [`Error::Value`], with `name` and its article.
+pub fn check_nonce(name: &'static str, nonce: &str) -> Result<(), Error> {
     let allowed = "visible ASCII characters without quotation marks and backslashes";
     check(name, nonce, MAX_NONCE_LEN, allowed, |byte| {
         byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')
@@ -64,7 +73,7 @@ mod tests {
         check_field("the field", "text/html; q=\"1\"", 100).unwrap();
         check_token("the token", &"a".repeat(16 * 1024)).unwrap();
         assert!(check_token("the token", &"a".repeat(16 * 1024 + 1)).is_err());
-        assert!(check_nonce("the nonce", &"a".repeat(1025)).is_err());
+        assert!(check_nonce("the nonce", &"a".repeat(513)).is_err());
     }
 
     #[test]

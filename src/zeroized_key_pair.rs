@@ -7,16 +7,16 @@ use zeroize::Zeroize;
 
 /// A key pair whose memory is wiped when it is dropped, which ring does not do. The box keeps it at one
 /// address, so that moving the owner leaves no copy behind.
-pub(super) struct ZeroizedKeyPair(Box<MaybeUninit<EcdsaKeyPair>>);
+pub(crate) struct ZeroizedKeyPair(Box<MaybeUninit<EcdsaKeyPair>>);
 
 impl ZeroizedKeyPair {
-    pub(super) fn new(pair: EcdsaKeyPair) -> ZeroizedKeyPair {
+    pub(crate) fn new(pair: EcdsaKeyPair) -> ZeroizedKeyPair {
         // `MaybeUninit` does not drop its content. The pair owns no other memory, so nothing leaks.
         const { assert!(!std::mem::needs_drop::<EcdsaKeyPair>()) };
         ZeroizedKeyPair(Box::new(MaybeUninit::new(pair)))
     }
 
-    pub(super) fn get(&self) -> &EcdsaKeyPair {
+    pub(crate) fn get(&self) -> &EcdsaKeyPair {
         // SAFETY: `new` initializes the value, and only `drop` overwrites it.
         unsafe { self.0.assume_init_ref() }
     }
