@@ -101,8 +101,8 @@ impl ClientConnection {
     }
 
     /// Returns when the connection may read a request; `None` where it may now, and in the middle of one.
-    pub fn receiving_room(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        if self.has_received_a_part() { None } else { self.permit.receiving_room() }
+    pub fn wait_before_reading(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        if self.has_received_a_part() { None } else { self.permit.wait_before_reading() }
     }
 
     /// To be called when a request has arrived completely, or is answered without its rest.

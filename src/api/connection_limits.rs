@@ -26,7 +26,7 @@ const MAX_RECEIVING: usize = 512;
 /// Connections of a uid that were evicted while they waited for the rest of a request, and have not ended. As long as
 /// there are as many, no connection of the uid begins to read a request: they would be read faster than the evicted ones
 /// end, and each occupies what it has read.
-const MAX_LEAVING: usize = 64;
+const MAX_ENDING: usize = 64;
 /// Evicted connections of a uid's unidentified callers that have not ended; as long as there are as many, new
 /// ones are refused.
 const MAX_CLOSING: usize = 16;
@@ -37,8 +37,8 @@ pub struct ConnectionLimits {
     max_total: usize,
     max_per_uid: usize,
     max_closing: usize,
-    /// The numbers in `leaving` of the table together, for a look without the lock.
-    leaving: AtomicUsize,
+    /// The numbers in `ending` of the table together, for a look without the lock.
+    ending: AtomicUsize,
     table: Mutex<ConnectionTable>,
 }
 
@@ -58,15 +58,15 @@ struct ConnectionTable {
     /// no entry for a uid without any.
     receiving: HashMap<u32, BTreeMap<u64, Arc<ConnectionSlot>>>,
     /// Connections that were evicted while they waited for the rest of a request and have not ended, by uid.
-    leaving: HashMap<u32, Leaving>,
+    ending: HashMap<u32, Ending>,
 }
 
 /// Such connections of one uid.
 #[derive(Debug, Default)]
-struct Leaving {
+struct Ending {
     count: usize,
     /// Notified when one has ended.
-    one_left: Arc<Notify>,
+    one_ended: Arc<Notify>,
 }
 
 /// State that a permit shares with the table.
@@ -125,7 +125,7 @@ impl ConnectionLimits {
             max_total,
             max_per_uid,
             max_closing: usize::MAX,
-            leaving: AtomicUsize::new(0),
+            ending: AtomicUsize::new(0),
             table: Mutex::default(),
         })
     }
@@ -136,7 +136,7 @@ impl ConnectionLimits {
             max_total: usize::MAX,
             max_per_uid,
             max_closing: MAX_CLOSING,
-            leaving: AtomicUsize::new(0),
+            ending: AtomicUsize::new(0),
             table: Mutex::default(),
         })
     }
@@ -177,13 +177,13 @@ impl ConnectionLimits {
     }
 
     /// What tells when one of the uid's evicted connections has ended, if there are too many of them.
-    fn too_many_leaving(&self, uid: u32) -> Option<Arc<Notify>> {
+    fn too_many_ending(&self, uid: u32) -> Option<Arc<Notify>> {
         let table = lock(&self.table);
         table
-            .leaving
+            .ending
             .get(&uid)
-            .filter(|leaving| leaving.count >= MAX_LEAVING)
-            .map(|leaving| leaving.one_left.clone())
+            .filter(|ending| ending.count >= MAX_ENDING)
+            .map(|ending| ending.one_ended.clone())
     }
 
     /// Number of open connections.
@@ -276,33 +276,33 @@ impl ConnectionPermit {
             && let Some((_, longest)) = receiving.pop_first()
         {
             longest.receiving_evicted.notify_one();
-            table.leaving.entry(self.uid).or_default().count += 1;
-            self.limits.leaving.fetch_add(1, Ordering::Relaxed);
+            table.ending.entry(self.uid).or_default().count += 1;
+            self.limits.ending.fetch_add(1, Ordering::Relaxed);
         }
         receiving.insert(id, self.slot.clone());
         ReceivingPermit { limits: self.limits.clone(), uid: self.uid, id }
     }
 
     /// Returns when the connection may begin to read a request; `None` where it may now.
-    pub fn receiving_room(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        if self.limits.leaving.load(Ordering::Relaxed) < MAX_LEAVING {
+    pub fn wait_before_reading(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        if self.limits.ending.load(Ordering::Relaxed) < MAX_ENDING {
             return None;
         }
         let (limits, uid) = (self.limits.clone(), self.uid);
-        let mut one_left = limits.too_many_leaving(uid)?;
+        let mut one_ended = limits.too_many_ending(uid)?;
         Some(async move {
             loop {
-                one_left.notified().await;
-                match limits.too_many_leaving(uid) {
+                one_ended.notified().await;
+                match limits.too_many_ending(uid) {
                     None => {
                         // The next one that waits looks too.
-                        one_left.notify_one();
+                        one_ended.notify_one();
                         return;
                     }
-                    // All had left meanwhile, and there are others: whoever waits for them has to know.
-                    Some(other) if !Arc::ptr_eq(&other, &one_left) => {
-                        one_left.notify_one();
-                        one_left = other;
+                    // All have ended meanwhile, and others have been evicted since: the next one that waits moves on to those.
+                    Some(other) if !Arc::ptr_eq(&other, &one_ended) => {
+                        one_ended.notify_one();
+                        one_ended = other;
                     }
                     Some(_) => {}
                 }
@@ -351,12 +351,12 @@ impl Drop for ReceivingPermit {
             return;
         }
         // It was evicted.
-        self.limits.leaving.fetch_sub(1, Ordering::Relaxed);
-        let Some(leaving) = table.leaving.get_mut(&self.uid) else { return };
-        leaving.count -= 1;
-        leaving.one_left.notify_one();
-        if leaving.count == 0 {
-            table.leaving.remove(&self.uid);
+        self.limits.ending.fetch_sub(1, Ordering::Relaxed);
+        let Some(ending) = table.ending.get_mut(&self.uid) else { return };
+        ending.count -= 1;
+        ending.one_ended.notify_one();
+        if ending.count == 0 {
+            table.ending.remove(&self.uid);
         }
     }
 }

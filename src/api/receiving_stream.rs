@@ -21,13 +21,13 @@ pub struct ReceivingStream {
     stream: WriteDeadline,
     client: Arc<ClientConnection>,
     /// Completes when a request may be read.
-    room: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    wait: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl ReceivingStream {
     /// The stream of `client`'s connection.
     pub fn new(stream: WriteDeadline, client: Arc<ClientConnection>) -> ReceivingStream {
-        ReceivingStream { stream, client, room: None }
+        ReceivingStream { stream, client, wait: None }
     }
 }
 
@@ -37,12 +37,12 @@ impl AsyncRead for ReceivingStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.room.is_none() {
-            self.room = self.client.receiving_room().map(|room| Box::pin(room) as Pin<Box<_>>);
+        if self.wait.is_none() {
+            self.wait = self.client.wait_before_reading().map(|wait| Box::pin(wait) as Pin<Box<_>>);
         }
-        if let Some(room) = &mut self.room {
-            ready!(room.as_mut().poll(cx));
-            self.room = None;
+        if let Some(wait) = &mut self.wait {
+            ready!(wait.as_mut().poll(cx));
+            self.wait = None;
         }
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(READ_SIZE.min(buf.remaining())));
         let result = Pin::new(&mut self.stream).poll_read(cx, &mut part);

@@ -146,7 +146,7 @@ impl ApprovalRequest {
                 let asked: Vec<&str> = asked.split(' ').collect();
                 audience == of && scope.split_terminator(' ').all(|scope| asked.contains(&scope))
             }
-            // Another body would be another request in name only.
+            // With another body, it is the same request to the agent.
             (
                 ApprovalAction::Proof { proof, audience, method, url, .. },
                 ApprovalAction::Proof { proof: kind, audience: of, method: verb, url: asked, .. },

@@ -192,6 +192,14 @@ fn unmistakable(text: &str) -> String {
 fn requested(request: &Value) -> String {
     match request.pointer("/request/kind").and_then(Value::as_str) {
         Some("credential") => format!("credential {}", text(request, "/request/name")),
+        Some("proof") => {
+            let [kind, method, url] =
+                ["proof", "method", "url"].map(|name| text(request, &format!("/request/{name}")));
+            match url.is_empty() {
+                true => format!("{kind} proof for {}", text(request, "/request/audience")),
+                false => format!("{kind} proof for {method} {url}"),
+            }
+        }
         _ => {
             let (audience, scope) = (text(request, "/request/audience"), text(request, "/request/scope"));
             let scope = if scope.is_empty() { String::new() } else { format!(", scope {scope}") };

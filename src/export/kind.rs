@@ -120,6 +120,7 @@ impl Kind {
             Event::ApprovalRequested | Event::RequestRefused => of_refusal(has_peer, request, has_audience),
             Event::CredentialReleased | Event::Introspected | Event::Attested => Kind::Api(Access::Read),
             Event::AnomalyDetected => Kind::Detection,
+            Event::ProofIssued => Kind::Api(Access::Other),
             Event::NonceUsed => Kind::Api(Access::Update),
             Event::TokenRevoked if has_peer => Kind::Api(Access::Delete),
             Event::TokenRevoked => Kind::Entity(Change::Delete, "token"),

@@ -1,5 +1,7 @@
 //! Decides requests for proofs by the agent's grants. Only this file constructs a [`ProofPermit`].
 
+use std::fmt;
+
 use crate::agents::{AgentEntry, AuthenticatedAgent, Grant, Granted};
 use crate::approvals::{ApprovalAction, UsedApproval};
 use crate::posture::Posture;
@@ -92,14 +94,6 @@ impl ProofPermit {
 }
 
 impl ProofTarget {
-    /// What records name: the method and the URL, or the issuer.
-    pub fn text(&self) -> String {
-        match self {
-            ProofTarget::Action(action) => format!("{} {}", action.method, action.url.as_str()),
-            ProofTarget::AuthorizationServer(issuer) => issuer.clone(),
-        }
-    }
-
     /// What an administrator approves.
     fn approval_action(
         &self,
@@ -128,6 +122,16 @@ impl ProofTarget {
             ProofTarget::AuthorizationServer(issuer) => {
                 Act::Prove { kind, url: issuer, origin: issuer, request: ("", ""), body_sha256: None }
             }
+        }
+    }
+}
+
+/// As records name it: the method and the URL without its query, which may have a secret, or the issuer.
+impl fmt::Display for ProofTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProofTarget::Action(action) => write!(f, "{} {}", action.method, action.url.without_query()),
+            ProofTarget::AuthorizationServer(issuer) => f.write_str(issuer),
         }
     }
 }

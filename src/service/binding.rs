@@ -13,8 +13,8 @@ impl IdentityService {
     /// Adds to a permit what its token is bound to.
     ///
     /// # Errors
-    /// `invalid_request` if the token is to be bound to a certificate, and `certificate` is none of the agent's, or is
-    /// given for another binding; the errors of [`IdentityService::proof_key`].
+    /// `invalid_request` if the token is to be bound to a certificate and `certificate` is not one of the agent's, or if
+    /// `certificate` is given for another binding; the errors of [`IdentityService::proof_key`].
     pub(super) fn bind(
         &self,
         permit: Permit,

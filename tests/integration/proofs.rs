@@ -94,7 +94,11 @@ fn a_bound_token_names_the_key_that_makes_its_proofs() {
     let recorded = records(&host, "proof-issued");
     assert_eq!(recorded.len(), 2);
     assert_eq!((&recorded[0]["agent"], &recorded[0]["outcome"]), (&json!("a"), &json!("granted")));
-    assert_eq!((&recorded[0]["detail"], &recorded[0]["kid"]), (&json!(format!("GET {url}")), &json!(jkt)));
+    assert_eq!(
+        (&recorded[0]["detail"], &recorded[0]["kid"]),
+        (&json!(format!("dpop GET {ITEMS}")), &json!(jkt)),
+        "without the query"
+    );
     let introspected = host.introspect(&token);
     assert_eq!((&introspected["token_type"], &introspected["cnf"]["jkt"]), (&json!("DPoP"), &json!(jkt)));
     // Another agent has another key, and gets no proof for a token of the first.
@@ -334,6 +338,62 @@ fn a_policy_can_refuse_a_proof() {
     assert_eq!(status("dpop", "GET", &format!("{ITEMS}/secret/1"), None), 403);
     assert_eq!(status("wpt", "GET", ITEMS, None), 403);
     assert_eq!(status("wpt", "GET", ITEMS, Some(&digest)), 200);
+}
+
+#[test]
+fn an_administrator_approves_one_request_with_its_body() {
+    let mut host = Host::new();
+    let grant = format!("[[grant]]\naudience = \"{API}\"\nbind = \"dpop\"\napproval = \"each\"\n");
+    host.agents_file("a", &format!("name = \"a\"\n[match]\nuser = 0\n{grant}"));
+    host.start();
+    let url = format!("{ITEMS}?all=true");
+    let request = |body: &str| {
+        let digest = HEXLOWER.encode(&sha256(body.as_bytes()));
+        json!({ "kind": "dpop", "method": "POST", "url": url, "body_sha256": digest })
+    };
+    let waiting = prove(&host, request("one"));
+    assert_eq!(
+        (waiting.status, waiting.error()),
+        (400, "authorization_pending".into()),
+        "{}",
+        waiting.text()
+    );
+    let id = waiting.json()["approval"].as_str().unwrap().to_owned();
+    let listed = host.admin().get("/v1/approvals").json()["approvals"][0].clone();
+    let shown = &listed["request"]["request"];
+    assert_eq!((&shown["method"], &shown["url"]), (&json!("POST"), &json!(url)), "{shown}");
+    assert_eq!(shown["body_sha256"], HEXLOWER.encode(&sha256(b"one")));
+    let digest = listed["digest"].as_str().unwrap();
+    let approved = host.hostbadge(&["approve", "yes", &id, "--digest", digest]);
+    let said = String::from_utf8_lossy(&approved.stdout).into_owned();
+    assert!(said.contains(&format!("a, dpop proof for POST {url}")), "{said}");
+    assert_eq!(prove(&host, request("two")).error(), "authorization_pending", "another body");
+    assert_eq!(prove(&host, request("one")).status, 200);
+    assert_eq!(prove(&host, request("one")).error(), "authorization_pending", "it is used up");
+}
+
+#[test]
+fn grants_that_could_give_no_proof_are_faults() {
+    let host = Host::started();
+    let fault = |lines: &str| {
+        host.agents_file("a", &format!("name = \"a\"\n[match]\nuser = 1\n[[grant]]\n{lines}\n"));
+        let answer = host.admin().post("/v1/agents/reload", &json!({}));
+        answer.json()["faults"][0]["what"].as_str().map(str::to_owned)
+    };
+    for (lines, expected) in [
+        ("audience = \"api\"\nbind = \"dpop\"", "the audience is no URL"),
+        ("audience = \"api\"\nproofs = [\"wpt\"]", "the audience is no URL"),
+        (
+            "audience = \"https://x\"\nbind = \"dpop\"\nproofs = [\"wpt\"]",
+            "cannot be used without DPoP proofs",
+        ),
+        ("audience = \"https://x\"\nproofs = [\"dpop\"]\nactions = [\"GET https://x/*/y\"]", "last segment"),
+    ] {
+        let said = fault(lines).unwrap_or_else(|| panic!("{lines}"));
+        assert!(said.contains(expected), "{lines}: {said}");
+    }
+    let client = "audience = \"https://x\"\nproofs = [\"client-attestation\"]\nclient_id = \"c\"";
+    assert_eq!(fault(client), None);
 }
 
 #[test]

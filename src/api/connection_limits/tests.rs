@@ -50,29 +50,29 @@ async fn nothing_is_read_while_too_many_evicted_connections_have_not_ended() {
     let mut evicting = 0;
     let waiting = loop {
         let next = reading.next().unwrap();
-        match next.receiving_room() {
-            Some(room) => break room,
+        match next.wait_before_reading() {
+            Some(wait) => break wait,
             None => receiving.push(next.begin_receiving()),
         }
         evicting += 1;
     };
-    assert_eq!(evicting, MAX_LEAVING);
-    assert!(limits.acquire(2).unwrap().receiving_room().is_none(), "of another uid");
-    let second = tokio::spawn(reading.next().unwrap().receiving_room().unwrap());
+    assert_eq!(evicting, MAX_ENDING);
+    assert!(limits.acquire(2).unwrap().wait_before_reading().is_none(), "of another uid");
+    let second = tokio::spawn(reading.next().unwrap().wait_before_reading().unwrap());
     let mut waiting = tokio::spawn(waiting);
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
     assert!(!waiting.is_finished() && !second.is_finished());
-    // The first one ends: as it makes room, all that wait may look.
+    // The first one ends: as it makes wait, all that wait may look.
     drop(receiving.remove(0));
     (&mut waiting).await.unwrap();
     second.await.unwrap();
-    assert!(reading.next().unwrap().receiving_room().is_none());
+    assert!(reading.next().unwrap().wait_before_reading().is_none());
     drop(receiving);
-    assert_eq!(limits.leaving.load(Ordering::Relaxed), 0);
+    assert_eq!(limits.ending.load(Ordering::Relaxed), 0);
     let table = limits.table.lock().unwrap();
-    assert!(table.leaving.is_empty() && table.receiving.is_empty());
+    assert!(table.ending.is_empty() && table.receiving.is_empty());
 }
 
 #[tokio::test]
@@ -80,16 +80,16 @@ async fn those_that_wait_for_connections_that_are_gone_wait_for_the_present_ones
     let limits = ConnectionLimits::new(2000, 2000);
     let connections: Vec<_> = (0..2000).map(|_| limits.acquire(1).unwrap()).collect();
     let crowd = |from: usize| -> Vec<_> {
-        connections[from..from + MAX_RECEIVING + MAX_LEAVING]
+        connections[from..from + MAX_RECEIVING + MAX_ENDING]
             .iter()
             .map(ConnectionPermit::begin_receiving)
             .collect()
     };
     let first = crowd(0);
-    let rooms: Vec<_> = (0..3).map(|_| connections[1999].receiving_room().unwrap()).collect();
+    let waits: Vec<_> = (0..3).map(|_| connections[1999].wait_before_reading().unwrap()).collect();
     drop(first);
     let second = crowd(1000);
-    let mut waiting: Vec<_> = rooms.into_iter().map(tokio::spawn).collect();
+    let mut waiting: Vec<_> = waits.into_iter().map(tokio::spawn).collect();
     for _ in 0..10 {
         tokio::task::yield_now().await;
     }
