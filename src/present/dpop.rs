@@ -120,7 +120,7 @@ mod tests {
         let key = key();
         let url = format!("https://a/{}", "b".repeat(MAX_URL_LEN - 10));
         let action = Action::parse(&"M".repeat(32), &url, None).unwrap();
-        let proof = dpop_proof(&key, &action, Some("t"), Some(&"n".repeat(1024)), NOW).unwrap();
+        let proof = dpop_proof(&key, &action, Some("t"), Some(&"n".repeat(512)), NOW).unwrap();
         assert!(proof.header("DPoP").unwrap().len() <= MAX_PROOF_LEN);
     }
 
