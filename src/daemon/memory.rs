@@ -38,12 +38,13 @@ const RELEASE_INTERVAL: Duration = Duration::from_secs(5);
 /// because calls and delayed replies of closed connections end later,
 const MIN_CLOSED_CONNECTIONS: usize = 16;
 const ATTEMPTS: u32 = 3;
-/// and only where the daemon occupies this many bytes more than at its start.
+/// and only where the daemon occupies this many bytes more than at its start, without program text: text that
+/// only the startup needed is released at an unknown time after the first look.
 const MIN_GROWTH: usize = 4 << 20;
 
 /// Returns memory to the kernel after many connections have closed, until the task is dropped.
 pub(super) async fn release_unused_memory(connections: Arc<ConnectionLimits>) {
-    let at_start = resident();
+    let at_start = anonymous_memory();
     let mut attempts = 0;
     let mut ticks = tokio::time::interval(RELEASE_INTERVAL);
     loop {
@@ -55,7 +56,7 @@ pub(super) async fn release_unused_memory(connections: Arc<ConnectionLimits>) {
             continue;
         }
         attempts -= 1;
-        if resident() > at_start + MIN_GROWTH && !has_swap() {
+        if anonymous_memory() > at_start + MIN_GROWTH && !has_swap() {
             trim_heap();
         }
     }
@@ -78,12 +79,18 @@ fn has_swap() -> bool {
     fs::read_to_string("/proc/swaps").map_or(true, |swaps| swaps.lines().count() > 1)
 }
 
-/// Resident bytes of this process; 0 where the kernel does not tell.
-fn resident() -> usize {
+/// Resident bytes of this process that belong to no file; 0 where the kernel does not tell.
+fn anonymous_memory() -> usize {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
     let page_size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().unwrap_or(4096);
-    pages.unwrap_or(0usize) * page_size as usize
+    anonymous_pages(&statm).unwrap_or(0) * page_size as usize
+}
+
+/// Resident pages less those of files and shared memory, from the text of `/proc/PID/statm`, proc(5).
+fn anonymous_pages(statm: &str) -> Option<usize> {
+    let mut fields = statm.split_ascii_whitespace().skip(1).map(|pages| pages.parse::<usize>().ok());
+    let (resident, shared) = (fields.next()??, fields.next()??);
+    Some(resident.saturating_sub(shared))
 }
 
 /// A mapping of program text.
@@ -130,6 +137,17 @@ mod tests {
         ] {
             assert_eq!(TextMapping::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn anonymous_memory_is_without_files() {
+        assert_eq!(anonymous_pages("9000 2500 1900 500 0 700 0\n"), Some(600));
+        for statm in ["", "9000", "9000 2500", "9000 x 1900"] {
+            assert_eq!(anonymous_pages(statm), None, "{statm}");
+        }
+        let (before, block) = (anonymous_memory(), vec![1_u8; 32 << 20]);
+        let grown = anonymous_memory() - before;
+        assert!(grown > 31 << 20, "{grown} bytes for {}", block.len());
     }
 
     /// Releases the text of the running test itself.
