@@ -117,6 +117,9 @@ impl AgentApi {
             RouteMatch::NotFound => return (reply::not_found(), Cost::Error),
         };
         let context = routes::context(Some(route), request.headers());
+        if route.body == Body::Ignored {
+            client.mark_request_received();
+        }
         let (reply, cost) = match route.role {
             AnyCaller(handler) => (self.public(handler, route.path, names).await, Cost::Unit),
             IdentifiedCaller(handler) => {

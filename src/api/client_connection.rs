@@ -2,14 +2,14 @@
 //! ends it early.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hyper::StatusCode;
 use hyper::header::CONNECTION;
 use tokio::sync::Notify;
 
-use super::connection_limits::{CallClass, CallPermit, ConnectionPermit, ReceivingPermit};
+use super::connection_limits::{CallClass, CallPermit, ConnectionPermit, ReadingPermit, ReceivingPermit};
 use super::head_deadline::HeadDeadline;
 use super::pace::{Cost, MAX_DELAY, Pace};
 use super::reply::{self, Reply};
@@ -35,12 +35,21 @@ pub struct ClientConnection {
     request_started: AtomicBool,
     /// Whether a reply is ready and delayed.
     delaying: AtomicBool,
-    /// Whether a part of a request has arrived that is not complete.
+    /// Whether a part of a request has arrived that is not complete. One permit is present then.
     partly_received: AtomicBool,
-    receiving: Mutex<Option<ReceivingPermit>>,
+    part_permits: Mutex<PartPermits>,
     /// Notified when others wait for what this connection's reply occupies.
     recalled: Arc<Notify>,
     head_deadline: HeadDeadline,
+}
+
+/// What a connection holds while a part of a request has arrived.
+#[derive(Default)]
+struct PartPermits {
+    /// As long as the part is being read,
+    reading: Option<ReadingPermit>,
+    /// and this as soon as no more bytes have arrived.
+    receiving: Option<ReceivingPermit>,
 }
 
 impl ClientConnection {
@@ -56,7 +65,7 @@ impl ClientConnection {
             request_started: AtomicBool::new(false),
             delaying: AtomicBool::new(false),
             partly_received: AtomicBool::new(false),
-            receiving: Mutex::default(),
+            part_permits: Mutex::default(),
             recalled: Arc::new(Notify::new()),
             head_deadline: HeadDeadline::new(),
         }
@@ -84,7 +93,9 @@ impl ClientConnection {
 
     /// To be called when bytes of a request have arrived.
     pub fn mark_bytes_received(&self) {
-        self.partly_received.store(true, Ordering::Relaxed);
+        if !self.partly_received.swap(true, Ordering::Relaxed) {
+            lock(&self.part_permits).reading = Some(self.permit.begin_reading());
+        }
     }
 
     /// Whether a part of a request has arrived that is not complete.
@@ -96,7 +107,11 @@ impl ClientConnection {
     /// occupies more than an idle one, so it counts as receiving from now on.
     pub fn mark_waiting_for_bytes(&self) {
         if self.has_received_a_part() {
-            self.receiving_permit().get_or_insert_with(|| self.permit.begin_receiving());
+            let mut permits = lock(&self.part_permits);
+            if permits.receiving.is_none() {
+                permits.receiving = Some(self.permit.begin_receiving());
+                permits.reading.take();
+            }
         }
     }
 
@@ -108,12 +123,8 @@ impl ClientConnection {
     /// To be called when a request has arrived completely, or is answered without its rest.
     pub fn mark_request_received(&self) {
         if self.partly_received.swap(false, Ordering::Relaxed) {
-            self.receiving_permit().take();
+            *lock(&self.part_permits) = PartPermits::default();
         }
-    }
-
-    fn receiving_permit(&self) -> MutexGuard<'_, Option<ReceivingPermit>> {
-        lock(&self.receiving)
     }
 
     /// Reads the calling process, for a request that has arrived completely. From now until

@@ -6,14 +6,17 @@
 //! evicted are busy; that of an unidentified caller also while too many evicted ones have not ended.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use self::reading::Reading;
+pub use self::reading::ReadingPermit;
 use super::uid_quota::decrement;
 use crate::mutex::lock;
+
+mod reading;
 
 /// Open calls of a uid's agents, for each connection that a uid may have.
 const CALLS_PER_CONNECTION: usize = 2;
@@ -23,10 +26,6 @@ const MAX_OPEN_CALLS: usize = 64;
 /// Connections of a uid that wait for the rest of a request of HTTP/1.1, and its agents' gRPC calls whose
 /// messages have not arrived: each occupies up to 50 KB, several times as much as others.
 const MAX_RECEIVING: usize = 512;
-/// Connections of a uid that were evicted while they waited for the rest of a request, and have not ended. As long as
-/// there are as many, no connection of the uid begins to read a request: they would be read faster than the evicted ones
-/// end, and each occupies what it has read.
-const MAX_ENDING: usize = 64;
 /// Evicted connections of a uid's unidentified callers that have not ended; as long as there are as many, new
 /// ones are refused.
 const MAX_CLOSING: usize = 16;
@@ -37,8 +36,6 @@ pub struct ConnectionLimits {
     max_total: usize,
     max_per_uid: usize,
     max_closing: usize,
-    /// The numbers in `ending` of the table together, for a look without the lock.
-    ending: AtomicUsize,
     table: Mutex<ConnectionTable>,
 }
 
@@ -48,8 +45,7 @@ struct ConnectionTable {
     total: usize,
     /// Most connections at once since [`ConnectionLimits::take_peak`].
     peak: usize,
-    /// By connection number, so the oldest comes first.
-    by_uid: HashMap<u32, BTreeMap<u64, Arc<ConnectionSlot>>>,
+    by_uid: HashMap<u32, UidConnections>,
     /// Evicted connections that have not ended, by uid; no entry where there is none.
     closing: HashMap<u32, usize>,
     /// Open calls by uid and class; no entry where there is none.
@@ -57,16 +53,14 @@ struct ConnectionTable {
     /// Connections that wait for the rest of a request, by uid and then in the order in which they began to;
     /// no entry for a uid without any.
     receiving: HashMap<u32, BTreeMap<u64, Arc<ConnectionSlot>>>,
-    /// Connections that were evicted while they waited for the rest of a request and have not ended, by uid.
-    ending: HashMap<u32, Ending>,
 }
 
-/// Such connections of one uid.
+/// The open connections of one uid.
 #[derive(Debug, Default)]
-struct Ending {
-    count: usize,
-    /// Notified when one has ended.
-    one_ended: Arc<Notify>,
+struct UidConnections {
+    /// By connection number, so the oldest comes first.
+    slots: BTreeMap<u64, Arc<ConnectionSlot>>,
+    reading: Arc<Reading>,
 }
 
 /// State that a permit shares with the table.
@@ -76,6 +70,8 @@ struct ConnectionSlot {
     evicted: Notify,
     /// Notified when others wait for the rest of a request, and this connection has waited longest.
     receiving_evicted: Notify,
+    /// Present from then on, until the request has arrived or the connection has ended.
+    ending: Mutex<Option<ReadingPermit>>,
 }
 
 /// Permission for one connection; dropping it ends its count.
@@ -86,6 +82,7 @@ pub struct ConnectionPermit {
     id: u64,
     uid_connections: usize,
     slot: Arc<ConnectionSlot>,
+    reading: Arc<Reading>,
 }
 
 /// What a connection that waits for the rest of a request holds.
@@ -94,6 +91,7 @@ pub struct ReceivingPermit {
     limits: Arc<ConnectionLimits>,
     uid: u32,
     id: u64,
+    slot: Arc<ConnectionSlot>,
 }
 
 /// Whose call it is. Each class has permits of its own, so that no other process of its uid keeps an agent
@@ -125,7 +123,6 @@ impl ConnectionLimits {
             max_total,
             max_per_uid,
             max_closing: usize::MAX,
-            ending: AtomicUsize::new(0),
             table: Mutex::default(),
         })
     }
@@ -136,7 +133,6 @@ impl ConnectionLimits {
             max_total: usize::MAX,
             max_per_uid,
             max_closing: MAX_CLOSING,
-            ending: AtomicUsize::new(0),
             table: Mutex::default(),
         })
     }
@@ -148,24 +144,23 @@ impl ConnectionLimits {
         if table.closing.get(&uid).is_some_and(|closing| *closing >= self.max_closing) {
             return None;
         }
-        if table.by_uid.get(&uid).is_some_and(|connections| connections.len() >= self.max_per_uid) {
+        if table.by_uid.get(&uid).is_some_and(|own| own.slots.len() >= self.max_per_uid) {
             table.evict(uid)?;
         }
         if table.total >= self.max_total {
             // The uid with the most connections first; the next one where all of those are busy.
-            let mut busiest: Vec<_> =
-                table.by_uid.iter().map(|(uid, connections)| (connections.len(), *uid)).collect();
+            let mut busiest: Vec<_> = table.by_uid.iter().map(|(uid, own)| (own.slots.len(), *uid)).collect();
             busiest.sort_unstable_by(|a, b| b.cmp(a));
             busiest.iter().find_map(|(_, uid)| table.evict(*uid))?;
         }
         table.next_id += 1;
         let (id, slot) = (table.next_id, Arc::new(ConnectionSlot::default()));
         let own = table.by_uid.entry(uid).or_default();
-        own.insert(id, slot.clone());
-        let uid_connections = own.len();
+        own.slots.insert(id, slot.clone());
+        let (uid_connections, reading) = (own.slots.len(), own.reading.clone());
         table.total += 1;
         table.peak = table.peak.max(table.total);
-        Some(ConnectionPermit { limits: self.clone(), uid, id, uid_connections, slot })
+        Some(ConnectionPermit { limits: self.clone(), uid, id, uid_connections, slot, reading })
     }
 
     fn max_calls(&self, class: CallClass) -> usize {
@@ -174,16 +169,6 @@ impl ConnectionLimits {
             CallClass::Receiving => MAX_RECEIVING,
             CallClass::Agent => CALLS_PER_CONNECTION * self.max_per_uid,
         }
-    }
-
-    /// What tells when one of the uid's evicted connections has ended, if there are too many of them.
-    fn too_many_ending(&self, uid: u32) -> Option<Arc<Notify>> {
-        let table = lock(&self.table);
-        table
-            .ending
-            .get(&uid)
-            .filter(|ending| ending.count >= MAX_ENDING)
-            .map(|ending| ending.one_ended.clone())
     }
 
     /// Number of open connections.
@@ -207,8 +192,8 @@ impl ConnectionLimits {
 impl ConnectionTable {
     /// Evicts the oldest idle connection of `uid`; `None` where all are busy.
     fn evict(&mut self, uid: u32) -> Option<()> {
-        let connections = self.by_uid.get(&uid)?;
-        let id = *connections.iter().find(|(_, slot)| !slot.busy.load(Ordering::Relaxed))?.0;
+        let own = self.by_uid.get(&uid)?;
+        let id = *own.slots.iter().find(|(_, slot)| !slot.busy.load(Ordering::Relaxed))?.0;
         if let Some(slot) = self.remove(uid, id) {
             slot.evicted.notify_one();
             *self.closing.entry(uid).or_default() += 1;
@@ -217,9 +202,9 @@ impl ConnectionTable {
     }
 
     fn remove(&mut self, uid: u32, id: u64) -> Option<Arc<ConnectionSlot>> {
-        let connections = self.by_uid.get_mut(&uid)?;
-        let slot = connections.remove(&id)?;
-        if connections.is_empty() {
+        let own = self.by_uid.get_mut(&uid)?;
+        let slot = own.slots.remove(&id)?;
+        if own.slots.is_empty() {
             self.by_uid.remove(&uid);
         }
         self.total -= 1;
@@ -263,6 +248,16 @@ impl ConnectionPermit {
         self.uid_connections
     }
 
+    /// Counts the connection as one of which a part of a request was read.
+    pub fn begin_reading(&self) -> ReadingPermit {
+        self.reading.add()
+    }
+
+    /// Returns when the connection may begin to read a request; `None` where it may now.
+    pub fn wait_before_reading(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
+        self.reading.wait()
+    }
+
     /// Counts the connection as one that waits for the rest of a request. Where its uid has too many of them,
     /// the one that has waited longest is evicted: a client that sends its request in one piece is not the
     /// one.
@@ -275,39 +270,12 @@ impl ConnectionPermit {
         if receiving.len() >= MAX_RECEIVING
             && let Some((_, longest)) = receiving.pop_first()
         {
+            // It occupies what it has read until it ends.
+            *lock(&longest.ending) = Some(self.reading.add());
             longest.receiving_evicted.notify_one();
-            table.ending.entry(self.uid).or_default().count += 1;
-            self.limits.ending.fetch_add(1, Ordering::Relaxed);
         }
         receiving.insert(id, self.slot.clone());
-        ReceivingPermit { limits: self.limits.clone(), uid: self.uid, id }
-    }
-
-    /// Returns when the connection may begin to read a request; `None` where it may now.
-    pub fn wait_before_reading(&self) -> Option<impl Future<Output = ()> + Send + use<>> {
-        if self.limits.ending.load(Ordering::Relaxed) < MAX_ENDING {
-            return None;
-        }
-        let (limits, uid) = (self.limits.clone(), self.uid);
-        let mut one_ended = limits.too_many_ending(uid)?;
-        Some(async move {
-            loop {
-                one_ended.notified().await;
-                match limits.too_many_ending(uid) {
-                    None => {
-                        // The next one that waits looks too.
-                        one_ended.notify_one();
-                        return;
-                    }
-                    // All have ended meanwhile, and others have been evicted since: the next one that waits moves on to those.
-                    Some(other) if !Arc::ptr_eq(&other, &one_ended) => {
-                        one_ended.notify_one();
-                        one_ended = other;
-                    }
-                    Some(_) => {}
-                }
-            }
-        })
+        ReceivingPermit { limits: self.limits.clone(), uid: self.uid, id, slot: self.slot.clone() }
     }
 
     /// A permit for a call; `None` where the uid has as many open calls of this class as it may.
@@ -343,21 +311,13 @@ impl Drop for CallPermit {
 impl Drop for ReceivingPermit {
     fn drop(&mut self) {
         let mut table = lock(&self.limits.table);
-        let receiving = table.receiving.get_mut(&self.uid);
-        if receiving.is_some_and(|receiving| receiving.remove(&self.id).is_some()) {
-            if table.receiving.get(&self.uid).is_some_and(BTreeMap::is_empty) {
+        if let Some(receiving) = table.receiving.get_mut(&self.uid) {
+            receiving.remove(&self.id);
+            if receiving.is_empty() {
                 table.receiving.remove(&self.uid);
             }
-            return;
         }
-        // It was evicted.
-        self.limits.ending.fetch_sub(1, Ordering::Relaxed);
-        let Some(ending) = table.ending.get_mut(&self.uid) else { return };
-        ending.count -= 1;
-        ending.one_ended.notify_one();
-        if ending.count == 0 {
-            table.ending.remove(&self.uid);
-        }
+        lock(&self.slot.ending).take();
     }
 }
 
