@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::reading::MAX_READING;
 use super::*;
 
