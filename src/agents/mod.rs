@@ -68,7 +68,7 @@ pub use changes::{AgentChanges, MAX_LISTED_NAMES};
 pub use comparison::{AgentComparison, ComparedWith, Condition, Outcome, ProcessComparison};
 pub use contents::Attested;
 pub(crate) use credential::is_credential_name;
-pub use credential::{CredentialGrant, CredentialUse};
+pub use credential::{CredentialGrant, CredentialUse, SigningGrant};
 pub use entry::{AgentEntry, Granted};
 pub use expiry::{Expiry, ExpiryHolder, ExpiryOf};
 pub use file::check_text;

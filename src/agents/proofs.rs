@@ -9,7 +9,7 @@ use super::binding::Binding;
 use crate::config::{Diagnostic, SourceFile};
 use crate::present::{Action, ActionPattern, ProofKind};
 
-/// Patterns of one grant.
+/// Patterns of one table.
 const MAX_ACTIONS: usize = 64;
 /// Length of the longest client identifier in bytes.
 const MAX_CLIENT_ID_LEN: usize = 256;
@@ -102,29 +102,36 @@ impl RawProofs {
             let actions = if is_for_actions { below_audience } else { Vec::new() };
             return ProofGrant { kinds, actions, client_id };
         };
-        if let Some(excess) = written.get(MAX_ACTIONS) {
-            faults.push(
-                source.diagnostic(excess.span(), format!("more than {MAX_ACTIONS} actions in one grant")),
-            );
+        if !is_for_actions && let Some(first) = written.first() {
+            let message =
+                "no proof of this grant is for a request; add its kind to proofs, or remove actions";
+            faults.push(source.diagnostic(first.span(), message));
         }
-        let mut actions = Vec::new();
-        for text in written {
-            match ActionPattern::parse(text.get_ref()) {
-                Ok(action) if actions.contains(&action) => {
-                    faults.push(source.diagnostic(text.span(), "duplicate action; remove one"));
-                }
-                Ok(action) => actions.push(action),
-                Err(e) => faults.push(source.diagnostic(text.span(), e.to_string())),
-            }
-            if !is_for_actions {
-                let message =
-                    "no proof of this grant is for a request; add its kind to proofs, or remove actions";
-                faults.push(source.diagnostic(text.span(), message));
-                break;
-            }
-        }
-        ProofGrant { kinds, actions, client_id }
+        ProofGrant { kinds, actions: parse_actions(written, source, faults), client_id }
     }
+}
+
+/// The patterns of the key `actions`, with their faults.
+pub(super) fn parse_actions(
+    written: Vec<Spanned<String>>,
+    source: &SourceFile,
+    faults: &mut Vec<Diagnostic>,
+) -> Vec<ActionPattern> {
+    if let Some(excess) = written.get(MAX_ACTIONS) {
+        faults
+            .push(source.diagnostic(excess.span(), format!("more than {MAX_ACTIONS} actions in one table")));
+    }
+    let mut actions = Vec::new();
+    for text in written {
+        match ActionPattern::parse(text.get_ref()) {
+            Ok(action) if actions.contains(&action) => {
+                faults.push(source.diagnostic(text.span(), "duplicate action; remove one"));
+            }
+            Ok(action) => actions.push(action),
+            Err(e) => faults.push(source.diagnostic(text.span(), e.to_string())),
+        }
+    }
+    actions
 }
 
 fn is_client_id(text: &str) -> bool {
@@ -136,12 +143,25 @@ fn parse_kind(
     source: &SourceFile,
     faults: &mut Vec<Diagnostic>,
 ) -> Option<ProofKind> {
-    let kind = ProofKind::from_name(text.get_ref());
-    if kind.is_none() {
-        let message = format!("unknown kind of proof; the kinds are {}", ProofKind::NAMES.join(", "));
-        faults.push(source.diagnostic(text.span(), message));
+    match ProofKind::from_name(text.get_ref()) {
+        Some(kind) if kind.needs_credential() => {
+            let message =
+                "a sealed access key makes these proofs: write a [[credential]] with use = \"sign\"";
+            faults.push(source.diagnostic(text.span(), message));
+            None
+        }
+        Some(kind) => Some(kind),
+        None => {
+            let kinds: Vec<&str> = ProofKind::ALL
+                .into_iter()
+                .filter(|kind| !kind.needs_credential())
+                .map(ProofKind::as_str)
+                .collect();
+            let message = format!("unknown kind of proof; the kinds are {}", kinds.join(", "));
+            faults.push(source.diagnostic(text.span(), message));
+            None
+        }
     }
-    kind
 }
 
 /// Each method, for the audience and everything below it; nothing where it is no URL that a request can have.

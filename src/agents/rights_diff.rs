@@ -165,9 +165,15 @@ impl Differences {
                 None => self.add(holder, &format!("new credential {name}"), true),
                 Some(before) if before != credential => {
                     let mut change = Change::default();
-                    let is_released =
-                        before.usage == CredentialUse::Inject && credential.usage == CredentialUse::Release;
-                    change.note_if(before.usage != credential.usage, "use", is_released);
+                    // With the value, an agent can do everything that the other uses let it do.
+                    let had_value = before.usage == CredentialUse::Release;
+                    change.note_if(before.usage != credential.usage, "use", !had_value);
+                    if let (Some(old), Some(new)) = (&before.signing, &credential.signing) {
+                        let is_other = (&old.region, &old.service) != (&new.region, &new.service);
+                        change.note_if(is_other, "region and service", is_other);
+                        let widens = new.actions.iter().any(|action| !old.actions.contains(action));
+                        change.note_if(old.actions != new.actions, "actions", widens);
+                    }
                     change.posture(before.posture, credential.posture, self.evaluates);
                     change.approval(before.approval, credential.approval, self.evaluates);
                     // A policy sees no lifetime of a credential.

@@ -65,8 +65,9 @@ pub fn introspection_request(body: &RequestBody) -> Result<IntrospectionRequest,
 pub fn prove_request(body: &RequestBody) -> Result<ProveRequest<'_>, InvalidRequest> {
     decode(body).map_err(|error| match &error {
         DecodeError::Json(e) if e.is_data() => {
-            let expected = "{\"kind\": K, \"method\": M, \"url\": U}, and may have body_sha256, nonce, token, audience and \
-                            agent; K is dpop, wpt, http-signature, client-assertion or client-attestation";
+            let expected = "{\"kind\": K, \"method\": M, \"url\": U}, and may have body_sha256, nonce, content_type, \
+                            credential, token, audience and \
+                            agent; K is dpop, wpt, http-signature, client-assertion, client-attestation or sigv4";
             InvalidRequest::new(format!("the body must be {expected}"))
         }
         DecodeError::Json(e) => {

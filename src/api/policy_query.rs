@@ -21,6 +21,10 @@ pub fn policy_why_query(query: &str) -> Result<PolicyWhyQuery, InvalidRequest> {
             "scope" => parsed.scopes.push(value.clone().into_owned()),
             "ttl" => parsed.ttl = Some(number()?),
             "credential" => parsed.credential = text(),
+            "kind" => parsed.kind = text(),
+            "method" => parsed.method = text(),
+            "url" => parsed.url = text(),
+            "body_sha256" => parsed.body_sha256 = text(),
             "posture" => parsed.posture = text(),
             "time" => {
                 let time = Timestamp::deserialize(Value::from(&*value)).map_err(|_| {
@@ -36,8 +40,8 @@ pub fn policy_why_query(query: &str) -> Result<PolicyWhyQuery, InvalidRequest> {
             "exe_sha256" => parsed.exe_sha256 = text(),
             _ => {
                 return Err(InvalidRequest::new(
-                    "the query may have agent=, record=, action=, audience=, scope=, ttl=, credential=, posture=, \
-                     time=, uid=, unit= and exe_sha256=",
+                    "the query may have agent=, record=, action=, audience=, scope=, ttl=, credential=, kind=, \
+                     method=, url=, body_sha256=, posture=, time=, uid=, unit= and exe_sha256=",
                 ));
             }
         }

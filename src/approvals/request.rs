@@ -77,8 +77,12 @@ pub enum ApprovalAction {
     Proof {
         /// What kind of proof.
         proof: ProofKind,
-        /// The audience of the grant that gives it.
-        audience: String,
+        /// The audience of the grant that gives it; absent where a credential does.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        audience: Option<String>,
+        /// The credential that signs it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        credential: Option<String>,
         /// The method of the request; absent for an authorization server.
         #[serde(skip_serializing_if = "Option::is_none")]
         method: Option<String>,
@@ -148,9 +152,16 @@ impl ApprovalRequest {
             }
             // With another body, it is the same request to the agent.
             (
-                ApprovalAction::Proof { proof, audience, method, url, .. },
-                ApprovalAction::Proof { proof: kind, audience: of, method: verb, url: asked, .. },
-            ) => (proof, audience, method, url) == (kind, of, verb, asked),
+                ApprovalAction::Proof { proof, audience, credential, method, url, body_sha256: _ },
+                ApprovalAction::Proof {
+                    proof: kind,
+                    audience: of,
+                    credential: by,
+                    method: verb,
+                    url: asked,
+                    ..
+                },
+            ) => (proof, audience, credential, method, url) == (kind, of, by, verb, asked),
             (ApprovalAction::Credential { name, .. }, ApprovalAction::Credential { name: of, .. }) => {
                 name == of
             }

@@ -149,14 +149,11 @@ impl AgentUsage {
         match event {
             Some(Event::TokenIssued) => self.add_token(record, false),
             Some(Event::SvidIssued) => self.add_token(record, true),
+            Some(Event::ProofIssued) if record.credential.is_some() => self.add_credential(record),
             Some(Event::ProofIssued) => self.add_proof(record),
             Some(Event::CredentialReleased) => {
                 self.has_loaded |= record.detail.as_deref() == Some(LOADED);
-                if let Some(name) = record.credential.as_deref() {
-                    let usage = self.credentials.entry(name.to_owned()).or_default();
-                    usage.count += 1;
-                    usage.last = latest(usage.last);
-                }
+                self.add_credential(record);
             }
             _ => {}
         }
@@ -186,6 +183,14 @@ impl AgentUsage {
             refused.audiences.extend(audiences.split(' ').map(str::to_owned));
         }
         refused.credentials.extend(record.credential.as_deref().map(str::to_owned));
+    }
+
+    /// A credential that was released or has signed.
+    fn add_credential(&mut self, record: &UsedRecord<'_>) {
+        let Some(name) = record.credential.as_deref() else { return };
+        let usage = self.credentials.entry(name.to_owned()).or_default();
+        usage.count += 1;
+        usage.last = usage.last.max(Some(record.time));
     }
 
     /// A grant that gives proofs alone is in use without tokens.

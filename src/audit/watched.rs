@@ -70,6 +70,7 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
         }
         Event::CertificateIssued | Event::WitSvidIssued => Act::Identity,
         Event::CredentialReleased => Act::Credential(noted.credential.unwrap_or_default()),
+        Event::ProofIssued if let Some(credential) = noted.credential => Act::Credential(credential),
         Event::ApprovalRequested | Event::RequestRefused => {
             Act::Refused { credential: noted.credential, count: noted.own_refusals }
         }

@@ -175,6 +175,7 @@ async fn show(common: &CommonArgs, name: &str) -> Result<ExitCode, CliError> {
         let usage = match credential.usage {
             CredentialUse::Inject => "through the egress proxy",
             CredentialUse::Release => "gets the value",
+            CredentialUse::Sign => "signs its requests",
         };
         let limits = format_approval(credential.approval.as_ref())
             + &format_limits(credential.expires, credential.hours.as_ref());

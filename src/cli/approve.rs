@@ -195,9 +195,13 @@ fn requested(request: &Value) -> String {
         Some("proof") => {
             let [kind, method, url] =
                 ["proof", "method", "url"].map(|name| text(request, &format!("/request/{name}")));
+            let credential = match text(request, "/request/credential") {
+                credential if credential.is_empty() => String::new(),
+                credential => format!(" by credential {credential}"),
+            };
             match url.is_empty() {
                 true => format!("{kind} proof for {}", text(request, "/request/audience")),
-                false => format!("{kind} proof for {method} {url}"),
+                false => format!("{kind} proof{credential} for {method} {url}"),
             }
         }
         _ => {

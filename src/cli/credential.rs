@@ -255,6 +255,7 @@ fn format_user(user: &CredentialUser) -> String {
     match user.usage {
         CredentialUse::Inject => format!("{}, through the egress proxy", user.agent),
         CredentialUse::Release => format!("{}, gets the value", user.agent),
+        CredentialUse::Sign => format!("{}, signs its requests", user.agent),
     }
 }
 

@@ -15,7 +15,8 @@ use crate::config::{escape_unprintable, parse_duration};
 use crate::wire::policy::{DecisionLayer, LayerVerdict, PolicyWhyResponse};
 
 #[derive(Args, Debug)]
-#[command(group = ArgGroup::new("request").args(["audience", "certificate", "attest", "credential"]))]
+#[command(group = ArgGroup::new("request").args(["audience", "certificate", "attest", "credential", "prove"])
+    .multiple(true))]
 pub(super) struct WhyArgs {
     /// Name of the agent
     #[arg(required_unless_present = "record")]
@@ -25,8 +26,8 @@ pub(super) struct WhyArgs {
     #[arg(long, value_name = "NUMBER")]
     record: Option<u64>,
 
-    /// A token for this audience
-    #[arg(long, value_name = "AUDIENCE")]
+    /// A token for this audience; with --prove, the authorization server that the proof is for
+    #[arg(long, value_name = "AUDIENCE", conflicts_with_all = ["certificate", "attest", "credential"])]
     audience: Option<String>,
 
     /// Scope of the token, instead of all scopes of the grant; may be repeated
@@ -38,16 +39,32 @@ pub(super) struct WhyArgs {
     ttl: Option<String>,
 
     /// A certificate
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["attest", "credential", "prove"])]
     certificate: bool,
 
     /// Evidence
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["credential", "prove"])]
     attest: bool,
 
-    /// The value of this sealed credential
+    /// The value of this sealed credential; with --prove sigv4, a signature by it
     #[arg(long, value_name = "NAME")]
     credential: Option<String>,
+
+    /// A proof of this kind, such as dpop or sigv4
+    #[arg(long, value_name = "KIND")]
+    prove: Option<String>,
+
+    /// With --prove: the method of the request that it is for
+    #[arg(long, value_name = "METHOD", requires = "prove", requires = "url")]
+    method: Option<String>,
+
+    /// With --prove: the absolute URL of the request
+    #[arg(long, value_name = "URL", requires = "prove", requires = "method")]
+    url: Option<String>,
+
+    /// With --prove: SHA-256 of the request's body, 64 hexadecimal digits
+    #[arg(long, value_name = "HEX", requires = "url")]
+    body_sha256: Option<String>,
 
     /// At this time in UTC, such as 2026-11-26T22:00:00Z [default: now]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -93,6 +110,7 @@ fn query(arguments: &WhyArgs) -> Result<String, CliError> {
         }
     };
     let action = match arguments {
+        WhyArgs { prove: Some(_), .. } => Some("prove"),
         WhyArgs { audience: Some(_), .. } => Some("token"),
         WhyArgs { credential: Some(_), .. } => Some("credential"),
         WhyArgs { certificate: true, .. } => Some("certificate"),
@@ -100,7 +118,7 @@ fn query(arguments: &WhyArgs) -> Result<String, CliError> {
         WhyArgs { record: Some(_), .. } => None,
         _ => {
             return Err(CliError::local(
-                "say what is asked: --audience, --certificate, --attest or --credential",
+                "say what is asked: --audience, --certificate, --attest, --credential or --prove",
             ));
         }
     };
@@ -117,6 +135,10 @@ fn query(arguments: &WhyArgs) -> Result<String, CliError> {
     arguments.scope.iter().for_each(|scope| add("scope", Some(scope)));
     add("ttl", ttl.map(|ttl| ttl.as_secs().to_string()).as_deref());
     add("credential", arguments.credential.as_deref());
+    add("kind", arguments.prove.as_deref());
+    add("method", arguments.method.as_deref());
+    add("url", arguments.url.as_deref());
+    add("body_sha256", arguments.body_sha256.as_deref());
     add("time", arguments.at.map(|time| time.to_string()).as_deref());
     add("posture", arguments.posture.as_deref());
     add("uid", arguments.uid.map(|uid| uid.to_string()).as_deref());

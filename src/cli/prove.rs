@@ -31,6 +31,8 @@ enum Kind {
     ClientAssertion,
     /// An attestation for an authorization server, with a proof of the proof key
     ClientAttestation,
+    /// A signature by a sealed access key (AWS Signature Version 4)
+    Sigv4,
 }
 
 #[derive(Args, Debug)]
@@ -60,6 +62,14 @@ pub(super) struct ProveArgs {
     /// The nonce or challenge that the server gave
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     nonce: Option<String>,
+
+    /// With http-signature and sigv4: the Content-Type of the request, which they sign
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+
+    /// With sigv4: the credential; default: the first one of the agent that signs this request
+    #[arg(long, value_name = "NAME")]
+    credential: Option<String>,
 
     /// File with the access token that the request has; "-" is standard input. It is no argument, which other users
     /// could see
@@ -102,11 +112,14 @@ pub(super) async fn run(common: &CommonArgs, arguments: &ProveArgs) -> Result<Ex
             Kind::HttpSignature => ProofKind::HttpSignature,
             Kind::ClientAssertion => ProofKind::ClientAssertion,
             Kind::ClientAttestation => ProofKind::ClientAttestation,
+            Kind::Sigv4 => ProofKind::Sigv4,
         },
         method: arguments.method.as_deref().map(Into::into),
         url: arguments.url.as_deref().map(Into::into),
         body_sha256: body_sha256.map(Into::into),
         nonce: arguments.nonce.as_deref().map(Into::into),
+        content_type: arguments.content_type.as_deref().map(Into::into),
+        credential: arguments.credential.as_deref().map(Into::into),
         token: token.as_deref().map(|token| token.trim().into()),
         audience: arguments.audience.as_deref().map(Into::into),
         agent: arguments.agent.as_deref().map(Into::into),

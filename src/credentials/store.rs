@@ -14,11 +14,12 @@ use super::holder::Holder;
 use super::open::{OpenCredentials, has_passed};
 use super::report::{CredentialReport, reports};
 use super::value::SecretValue;
+use crate::agents::AuthenticatedAgent;
 use crate::clock::{Clock, Timestamp};
 use crate::keystore::{
     self, AgentKeks, Kek, KekDependent, KekPair, Keystore, StateDatabase, TenantKekDependent, TenantKeks,
 };
-use crate::policy::CredentialPermit;
+use crate::policy::{CredentialPermit, ProofPermit};
 use crate::store::{self, CredentialRow, CredentialRows};
 
 const FILE_NAME: &str = "credentials.db";
@@ -202,17 +203,33 @@ impl CredentialStore {
     /// [`NotReleased`] with [`Error::NotOpen`], [`Error::UnknownCredential`], [`Error::UnknownVersion`],
     /// [`Error::Expired`], [`Error::AgentKeyLost`] or [`Error::Undecryptable`].
     pub fn release(&self, permit: CredentialPermit) -> Result<ReleasedCredential, Box<NotReleased>> {
-        let find = || {
-            let open = self.opened()?;
-            let tenant = permit.agent().entry().tenant.as_deref().unwrap_or_default();
-            let holder = open.holder_for(tenant, permit.agent().name().as_str(), permit.name());
-            let row = open.find(&holder, permit.name(), permit.version(), self.0.clock.now())?;
-            Ok((row.version, row.expires.map(Timestamp::from_secs), open.decrypt(row)?))
-        };
-        match find() {
+        match self.decrypt(permit.agent(), permit.name(), permit.version()) {
             Ok((version, expires, value)) => Ok(ReleasedCredential { permit, version, expires, value }),
             Err(error) => Err(Box::new(NotReleased { error, permit })),
         }
+    }
+
+    /// Decrypts the latest value of the credential that is to sign a permitted proof. Returns its version too.
+    ///
+    /// # Errors
+    /// As [`CredentialStore::release`], without the permit.
+    pub fn open_for_proof(&self, permit: &ProofPermit) -> Result<(u64, SecretValue), Error> {
+        let name = permit.credential().ok_or(Error::UnknownCredential)?;
+        self.decrypt(permit.agent(), name, None).map(|(version, _, value)| (version, value))
+    }
+
+    /// The version, its expiry and its value.
+    fn decrypt(
+        &self,
+        agent: &AuthenticatedAgent,
+        name: &str,
+        version: Option<u64>,
+    ) -> Result<(u64, Option<Timestamp>, SecretValue), Error> {
+        let open = self.opened()?;
+        let tenant = agent.entry().tenant.as_deref().unwrap_or_default();
+        let holder = open.holder_for(tenant, agent.name().as_str(), name);
+        let row = open.find(&holder, name, version, self.0.clock.now())?;
+        Ok((row.version, row.expires.map(Timestamp::from_secs), open.decrypt(row)?))
     }
 
     /// Stores the first version of a credential. It is on disk when this returns. `quota` is the number of

@@ -141,7 +141,10 @@ impl Error {
                 ErrorCode::TemporarilyUnavailable
             }
             Error::Proof(
-                present::Error::Value { .. } | present::Error::Url(_) | present::Error::ServerQuery,
+                present::Error::Value { .. }
+                | present::Error::Url(_)
+                | present::Error::ServerQuery
+                | present::Error::PlusInQuery,
             ) => ErrorCode::InvalidRequest,
             _ => ErrorCode::ServerError,
         }

@@ -89,7 +89,7 @@ pub use key::IssuingKey;
 pub(crate) use key_event::{KeyChange, KeyEvent};
 pub(crate) use key_loader::{LoadedKeys, load_or_create_keys};
 pub use own_token::OwnToken;
-pub use proof::{IssuedProof, ProofDetails};
+pub use proof::{IssuedProof, ProofDetails, ProofSigner};
 pub(crate) use receipt::sign_receipt;
 pub(crate) use recover::{check_recovery_key, recover};
 pub use report::{KeyKind, KeyReport, KeyState, NextStep, kek_reports};

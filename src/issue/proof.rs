@@ -12,9 +12,10 @@ use super::issuer::IssuerState;
 use super::jws::{SigningHeader, UnsignedJws, new_jti};
 use super::wit_svid::{self, ConfirmationClaim};
 use crate::clock::Timestamp;
-use crate::policy::{ProofPermit, ProofTarget, Refusal};
+use crate::policy::{ProofPermit, ProofSource, ProofTarget, Refusal};
 use crate::present::{
-    self, Action, PROOF_TTL, ProofKey, ProofKind, ServerIdentifier, SignedFields, check_nonce, check_token,
+    self, AccessKey, Action, PROOF_TTL, ProofKey, ProofKind, SIGV4_TTL, ServerIdentifier, SigV4Scope,
+    SignedFields, check_content_type, check_nonce, check_token,
 };
 
 /// `typ` of a client assertion (RFC 7523bis).
@@ -29,19 +30,41 @@ const CLIENT_ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type
 pub struct ProofDetails {
     token: Option<String>,
     nonce: Option<String>,
+    content_type: Option<String>,
     jkt: Option<String>,
 }
 
+/// What makes a proof.
+#[derive(Clone, Copy, Debug)]
+pub enum ProofSigner<'a> {
+    /// The host's issuing key.
+    IssuingKey,
+    /// The proof key of the agent's invocation.
+    ProofKey(&'a ProofKey),
+    /// A sealed credential, and its version.
+    AccessKey(&'a AccessKey, u64),
+}
+
 impl ProofDetails {
-    /// The token that the proof is for, and the nonce that the server gave.
+    /// The token that the proof is for, the nonce that the server gave, and the request's `Content-Type`.
     ///
     /// # Errors
     /// [`present::Error::Value`] for a text that cannot be one.
-    pub fn new(token: Option<&str>, nonce: Option<&str>) -> Result<ProofDetails, present::Error> {
+    pub fn new(
+        token: Option<&str>,
+        nonce: Option<&str>,
+        content_type: Option<&str>,
+    ) -> Result<ProofDetails, present::Error> {
         token.map_or(Ok(()), |token| check_token("the token", token))?;
         nonce.map_or(Ok(()), |nonce| check_nonce("the nonce", nonce))?;
-        let (token, nonce) = (token.map(str::to_owned), nonce.map(str::to_owned));
-        Ok(ProofDetails { jkt: token.as_deref().and_then(bound_key), token, nonce })
+        content_type.map_or(Ok(()), check_content_type)?;
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Ok(ProofDetails {
+            jkt: token.and_then(bound_key),
+            token: owned(token),
+            nonce: owned(nonce),
+            content_type: owned(content_type),
+        })
     }
 
     /// The key to which the token is bound, as far as it says so: nothing is verified.
@@ -78,8 +101,18 @@ struct Made {
     parameters: Vec<(&'static str, String)>,
     id: Option<String>,
     kid: String,
-    /// Whether the proof key made it, and not the issuing key.
-    is_by_proof_key: bool,
+    maker: Maker,
+}
+
+/// Whose key made it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    /// The issuing key.
+    Issuer,
+    /// The proof key of the agent's invocation.
+    Invocation,
+    /// The access key in this version of the credential.
+    Credential(u64),
 }
 
 impl IssuedProof {
@@ -109,14 +142,23 @@ impl IssuedProof {
         self.made.id.as_deref()
     }
 
-    /// The key that signed it: the thumbprint of the proof key, or the `kid` of the issuing key.
+    /// The key that signed it: the thumbprint of the proof key, the `kid` of the issuing key, or the identifier of the
+    /// access key.
     pub fn kid(&self) -> &str {
         &self.made.kid
     }
 
-    /// The thumbprint of the proof key; `None` if the issuing key signed.
+    /// The thumbprint of the proof key; `None` if another key signed.
     pub fn jkt(&self) -> Option<&str> {
-        self.made.is_by_proof_key.then_some(self.made.kid.as_str())
+        (self.made.maker == Maker::Invocation).then_some(self.made.kid.as_str())
+    }
+
+    /// The version of the credential that signed it.
+    pub fn credential_version(&self) -> Option<u64> {
+        match self.made.maker {
+            Maker::Credential(version) => Some(version),
+            Maker::Issuer | Maker::Invocation => None,
+        }
     }
 
     /// The end of its use.
@@ -126,13 +168,22 @@ impl IssuedProof {
 
     /// How long it can be used, from its making on.
     pub fn lifetime(&self) -> Duration {
-        PROOF_TTL
+        self.made.maker.lifetime()
     }
 }
 
 impl fmt::Debug for IssuedProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IssuedProof").field("id", &self.made.id).finish_non_exhaustive()
+    }
+}
+
+impl Maker {
+    fn lifetime(self) -> Duration {
+        match self {
+            Maker::Issuer | Maker::Invocation => PROOF_TTL,
+            Maker::Credential(_) => SIGV4_TTL,
+        }
     }
 }
 
@@ -147,8 +198,7 @@ struct ClientAssertionClaims<'a> {
 }
 
 impl IssuerState {
-    /// Makes the permitted proof. A proof for an action is made by `key`, the proof key of the agent's invocation, and
-    /// a client assertion by the issuing key.
+    /// Makes the permitted proof by `signer`.
     ///
     /// # Errors
     /// A refusal, if there is no key for it, a detail does not fit its kind, or signing fails.
@@ -156,23 +206,36 @@ impl IssuerState {
         &self,
         permit: ProofPermit,
         details: &ProofDetails,
-        key: Option<&ProofKey>,
+        signer: ProofSigner<'_>,
         now: Timestamp,
     ) -> Result<IssuedProof, Refusal> {
-        let made = match (permit.target(), key) {
-            (ProofTarget::Action(action), Some(key)) => self.prove_action(&permit, action, details, key, now),
-            (ProofTarget::AuthorizationServer(server), Some(key)) => {
+        let made = match (permit.target(), signer) {
+            (ProofTarget::Action(action), ProofSigner::ProofKey(key)) => {
+                self.prove_action(&permit, action, details, key, now)
+            }
+            (ProofTarget::Action(action), ProofSigner::AccessKey(key, version)) => {
+                sign_request(&permit, action, details, (key, version), now)
+            }
+            (ProofTarget::AuthorizationServer(server), ProofSigner::ProofKey(key)) => {
                 self.client_attestation(&permit, server, details, key, now)
             }
-            (ProofTarget::AuthorizationServer(server), None) => self.client_assertion(&permit, server, now),
-            (ProofTarget::Action(_), None) => Err(Error::Unbound),
+            (ProofTarget::AuthorizationServer(server), ProofSigner::IssuingKey) => {
+                self.client_assertion(&permit, server, now)
+            }
+            (ProofTarget::Action(_), ProofSigner::IssuingKey)
+            | (ProofTarget::AuthorizationServer(_), ProofSigner::AccessKey(..)) => Err(Error::Unbound),
         };
         match made {
-            Ok(made) => Ok(IssuedProof { permit, made, expires: now.after(PROOF_TTL) }),
-            Err(error) => Err(Refusal::new(error.refusal_code(), error.to_string())
-                .with_peer(permit.agent().peer())
-                .with_agent(permit.agent().name())
-                .with_audience(permit.audience())),
+            Ok(made) => {
+                let expires = now.after(made.maker.lifetime());
+                Ok(IssuedProof { permit, made, expires })
+            }
+            Err(error) => {
+                let refusal = Refusal::new(error.refusal_code(), error.to_string())
+                    .with_peer(permit.agent().peer())
+                    .with_agent(permit.agent().name());
+                Err(permit.source().name_in(refusal))
+            }
         }
     }
 
@@ -197,17 +260,19 @@ impl IssuerState {
                 let fields = SignedFields {
                     workload_identity_token: &wit,
                     authorization: authorization.as_deref(),
-                    content_type: None,
+                    content_type: details.content_type.as_deref(),
                 };
                 (present::http_signature(key, action, &fields, now)?, Some(wit))
             }
-            ProofKind::ClientAssertion | ProofKind::ClientAttestation => return Err(Error::Unbound),
+            ProofKind::ClientAssertion | ProofKind::ClientAttestation | ProofKind::Sigv4 => {
+                return Err(Error::Unbound);
+            }
         };
         let mut headers: Vec<_> =
             proof.headers().iter().map(|header| (header.name, header.value.clone())).collect();
         headers.extend(wit.map(|wit| ("Workload-Identity-Token", Zeroizing::new(wit))));
         let id = proof.id().map(str::to_owned);
-        Ok(Made { headers, parameters: Vec::new(), id, kid: key.jkt().to_owned(), is_by_proof_key: true })
+        Ok(Made { headers, parameters: Vec::new(), id, kid: key.jkt().to_owned(), maker: Maker::Invocation })
     }
 
     /// RFC 7523 section 3: the authorization server knows the agent by its name on this host, as `client_id` of its
@@ -234,8 +299,28 @@ impl IssuerState {
             ("client_assertion", assertion),
         ];
         let kid = header.kid().to_owned();
-        Ok(Made { headers: Vec::new(), parameters, id: Some(jti), kid, is_by_proof_key: false })
+        Ok(Made { headers: Vec::new(), parameters, id: Some(jti), kid, maker: Maker::Issuer })
     }
+}
+
+/// A signature by an access key, which names the region and the service of its permission.
+fn sign_request(
+    permit: &ProofPermit,
+    action: &Action,
+    details: &ProofDetails,
+    (key, version): (&AccessKey, u64),
+    now: Timestamp,
+) -> Result<Made, Error> {
+    let (ProofSource::Credential { region, service, .. }, ProofKind::Sigv4) =
+        (permit.source(), permit.kind())
+    else {
+        return Err(Error::Unbound);
+    };
+    let scope = SigV4Scope { region, service };
+    let proof = present::sigv4(action, &scope, &key.credentials(), details.content_type.as_deref(), now)?;
+    let headers = proof.headers().iter().map(|header| (header.name, header.value.clone())).collect();
+    let maker = Maker::Credential(version);
+    Ok(Made { headers, parameters: Vec::new(), id: None, kid: key.id().to_owned(), maker })
 }
 
 /// Claims of a client attestation: the authorization server knows its issuer by the host's key set.
@@ -275,7 +360,7 @@ impl IssuerState {
             pop.headers().iter().map(|header| (header.name, header.value.clone())).collect();
         headers.push(("OAuth-Client-Attestation", Zeroizing::new(attestation)));
         let id = pop.id().map(str::to_owned);
-        Ok(Made { headers, parameters: Vec::new(), id, kid: key.jkt().to_owned(), is_by_proof_key: true })
+        Ok(Made { headers, parameters: Vec::new(), id, kid: key.jkt().to_owned(), maker: Maker::Invocation })
     }
 }
 
@@ -286,7 +371,7 @@ mod tests {
     #[test]
     fn the_key_of_a_token_is_that_which_it_names() {
         let token = |claims: &str| format!("e30.{}.c2ln", BASE64URL_NOPAD.encode(claims.as_bytes()));
-        let jkt = |token: &str| ProofDetails::new(Some(token), None).unwrap().jkt().map(str::to_owned);
+        let jkt = |token: &str| ProofDetails::new(Some(token), None, None).unwrap().jkt().map(str::to_owned);
         assert_eq!(jkt(&token(r#"{"cnf":{"jkt":"abc"},"sub":"x"}"#)).as_deref(), Some("abc"));
         for other in [token("{}"), token(r#"{"cnf":{"x5t#S256":"abc"}}"#), "opaque".into(), "a.b.c".into()] {
             assert_eq!(jkt(&other), None, "{other}");

@@ -84,10 +84,15 @@ pub fn decide_credential(
         let description = format!("agent \"{}\" has no [[credential]] of this name", agent.name());
         return Err(refuse(ErrorCode::InvalidTarget, description));
     };
-    if granted.usage == CredentialUse::Inject {
+    let only = match granted.usage {
+        CredentialUse::Release => None,
+        CredentialUse::Inject => Some("through the egress proxy"),
+        CredentialUse::Sign => Some("for signatures, by hostbadge prove sigv4"),
+    };
+    if let Some(only) = only {
         let description = format!(
-            "agent \"{}\" may use this credential only through the egress proxy; its value is released where \
-             the administrator sets use = \"release\"",
+            "agent \"{}\" may use this credential only {only}; its value is released where the administrator sets use = \
+             \"release\"",
             agent.name()
         );
         return Err(refuse(ErrorCode::AccessDenied, description));

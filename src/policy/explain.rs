@@ -3,13 +3,16 @@
 
 use std::time::Duration;
 
-use crate::agents::{AgentEntry, ApprovalMode, CredentialUse};
+use crate::agents::{AgentEntry, CredentialUse};
 use crate::clock::Timestamp;
 use crate::posture::{Posture, PostureMode};
 
 use super::cedar::{Act, Answer, PolicySetId, Principal, Process, Question, Verdict};
 use super::circumstances::{CREDENTIAL, Circumstances, GRANT, check_draining};
 use super::decision::{TokenRequest, check_posture, grant_terms};
+use super::explain_proof::explain_proof;
+use super::layer::{Asked, Layer, LayerOutcome, Rule, after_approval, origin};
+use super::proof::{ProofPermission, ProofRequest, proof_permission};
 
 /// What is asked, by an agent of this name.
 #[derive(Clone, Debug)]
@@ -22,39 +25,8 @@ pub enum ExplainedRequest {
     Attest,
     /// The value of a sealed credential.
     Credential(String),
-}
-
-/// One layer of a decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// What it says.
-    pub outcome: LayerOutcome,
-    /// The rules that it follows from.
-    pub rules: Vec<Rule>,
-    /// The reason, one line.
-    pub reason: String,
-    /// What would have to change for the layer to allow the request.
-    pub change: Option<String>,
-}
-
-/// What a layer says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayerOutcome {
-    /// It allows the request.
-    Allows,
-    /// It refuses the request.
-    Refuses,
-    /// It was not asked, because an earlier one refuses.
-    NotAsked,
-}
-
-/// A rule of a layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Its name: a policy's file, line and `@id`, a grant's audience, or a key of the configuration.
-    pub name: String,
-    /// Its text, where it is a policy.
-    pub text: Option<String>,
+    /// A proof.
+    Proof(Box<ProofRequest>, String),
 }
 
 /// The layers after the identity.
@@ -76,42 +48,18 @@ impl ExplainedRequest {
             ExplainedRequest::Certificate => "certificate",
             ExplainedRequest::Attest => "attest",
             ExplainedRequest::Credential(_) => "credential",
+            ExplainedRequest::Proof(..) => "prove",
         }
     }
 
-    /// What is asked for: the audience or the credential.
+    /// What is asked for: the audience, the credential, or what a proof is for.
     pub fn resource(&self) -> Option<&str> {
         match self {
             ExplainedRequest::Token(request) => Some(&request.audience),
             ExplainedRequest::Credential(name) => Some(name),
+            ExplainedRequest::Proof(_, target) => Some(target),
             ExplainedRequest::Certificate | ExplainedRequest::Attest => None,
         }
-    }
-}
-
-impl Layer {
-    /// A layer that was not asked.
-    pub fn not_asked() -> Layer {
-        let reason = "not asked, because an earlier layer refuses".to_owned();
-        Layer { outcome: LayerOutcome::NotAsked, rules: Vec::new(), reason, change: None }
-    }
-
-    /// A layer that allows the request.
-    pub fn allows(rules: Vec<Rule>, reason: impl Into<String>) -> Layer {
-        Layer { outcome: LayerOutcome::Allows, rules, reason: reason.into(), change: None }
-    }
-
-    /// A layer that refuses the request.
-    pub fn refuses(rules: Vec<Rule>, reason: impl Into<String>, change: impl Into<String>) -> Layer {
-        let (reason, change) = (reason.into(), Some(change.into()));
-        Layer { outcome: LayerOutcome::Refuses, rules, reason, change }
-    }
-}
-
-impl Rule {
-    /// A rule without a text of its own.
-    pub fn named(name: impl Into<String>) -> Rule {
-        Rule { name: name.into(), text: None }
     }
 }
 
@@ -123,28 +71,36 @@ pub fn explain(
     request: &ExplainedRequest,
 ) -> Explanation {
     let policy = circumstances.policies.id();
+    let body_sha256 = match request {
+        ExplainedRequest::Proof(request, _) => request.target.body_sha256(),
+        _ => None,
+    };
     let (grant, asked) = match request {
         ExplainedRequest::Token(request) => explain_grant(entry, request, circumstances.time.now),
         ExplainedRequest::Credential(name) => explain_credential(entry, name),
+        ExplainedRequest::Proof(request, _) => explain_proof(entry, request, body_sha256.as_deref()),
         ExplainedRequest::Certificate => no_grant(Act::Certificate, Some(circumstances.posture.mode)),
         // Evidence states the posture, which does not forbid it.
         ExplainedRequest::Attest => no_grant(Act::Attest, None),
     };
-    let Some((act, mode)) = asked else {
+    let Some((acts, mode)) = asked else {
         return Explanation { grant, context: Layer::not_asked(), policy };
     };
     if let Some(grant) = refused_now(entry, circumstances, request) {
         return Explanation { grant, context: Layer::not_asked(), policy };
     }
-    let context = explain_context(entry, process, circumstances, act, mode);
+    let mut context = Layer::not_asked();
+    for act in acts {
+        context = explain_context(entry, process.clone(), circumstances, act, mode);
+        if context.outcome == LayerOutcome::Refuses {
+            break;
+        }
+    }
     Explanation { grant, context, policy }
 }
 
-/// The act that the policies are asked, and the effect of the posture; `None` if the grants refuse.
-type Asked<'a> = Option<(Act<'a>, Option<PostureMode>)>;
-
 fn no_grant(act: Act<'_>, mode: Option<PostureMode>) -> (Layer, Asked<'_>) {
-    (Layer::allows(Vec::new(), "an identity and evidence need no grant"), Some((act, mode)))
+    (Layer::allows(Vec::new(), "an identity and evidence need no grant"), Some((vec![act], mode)))
 }
 
 fn explain_grant<'a>(entry: &'a AgentEntry, request: &'a TokenRequest, now: Timestamp) -> (Layer, Asked<'a>) {
@@ -168,7 +124,7 @@ fn explain_grant<'a>(entry: &'a AgentEntry, request: &'a TokenRequest, now: Time
                 after_approval(terms.grant.approval)
             );
             let (mode, act) = (terms.grant.posture, terms.act(audience));
-            (Layer::allows(rules, reason), Some((act, mode)))
+            (Layer::allows(rules, reason), Some((vec![act], mode)))
         }
         Err((_, reason)) => {
             let (rules, change) = match granted.is_some() {
@@ -208,6 +164,12 @@ fn refused_now(
             let credential = entry.credential(name)?;
             (CREDENTIAL, &credential.item.limits, credential.role)
         }
+        ExplainedRequest::Proof(request, _) => match proof_permission(entry, request)? {
+            ProofPermission::Grant(grant) => (GRANT, &grant.item.limits, grant.role),
+            ProofPermission::Credential(credential, _) => {
+                (CREDENTIAL, &credential.item.limits, credential.role)
+            }
+        },
         ExplainedRequest::Certificate | ExplainedRequest::Attest => return None,
     };
     let refusal = circumstances.check_limits(entry, what, limits).err()?;
@@ -229,27 +191,16 @@ fn explain_credential<'a>(entry: &'a AgentEntry, name: &'a str) -> (Layer, Asked
             let reason = "the agent may use the credential only through the egress proxy";
             (Layer::refuses(rules, reason, "the [[credential]] would need use = \"release\""), None)
         }
+        Some(granted) if granted.usage == CredentialUse::Sign => {
+            let reason = "the credential signs the agent's requests, and the agent does not get the value";
+            (Layer::refuses(rules, reason, "the [[credential]] would need use = \"release\""), None)
+        }
         Some(granted) => {
             let approved = granted.approval.is_some();
             let act = Act::Credential { name, usage: "release", approved, request: None };
             let reason = format!("the agent may have the value{}", after_approval(granted.approval));
-            (Layer::allows(rules, reason), Some((act, granted.posture)))
+            (Layer::allows(rules, reason), Some((vec![act], granted.posture)))
         }
-    }
-}
-
-/// What a grant or credential adds that needs an approval.
-fn after_approval(approval: Option<ApprovalMode>) -> String {
-    approval.map_or(String::new(), |mode| {
-        format!(", after an administrator has approved it (approval = \"{}\")", mode.as_str())
-    })
-}
-
-/// The file of a table: the agent's own, or that of a role.
-fn origin(entry: &AgentEntry, role: Option<&str>) -> String {
-    match role {
-        Some(role) => format!("role {role}"),
-        None => format!("agent {}", entry.name),
     }
 }
 

@@ -13,7 +13,9 @@ mod circumstances;
 mod credential;
 mod decision;
 mod explain;
+mod explain_proof;
 mod jwt_svid;
+mod layer;
 mod mark_quota;
 mod proof;
 mod rate;
@@ -31,10 +33,13 @@ pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
 pub use decision::{
     IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity, decide_kept_identity,
 };
-pub use explain::{ExplainedRequest, Explanation, Layer, LayerOutcome, Rule, explain, ttl_of_record};
+pub use explain::{ExplainedRequest, Explanation, explain, ttl_of_record};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
+pub use layer::{Layer, LayerOutcome, Rule};
 pub use mark_quota::{MarkQuota, Marks, TooManyMarks};
-pub use proof::{ProofPermit, ProofRequest, ProofTarget, decide_proof, granting};
+pub use proof::{
+    ProofPermission, ProofPermit, ProofRequest, ProofSource, ProofTarget, decide_proof, proof_permission,
+};
 pub use rate::Rate;
 pub use rate_limit::{Limiter, RateLimitKey, RateLimited};
 pub use refusal::{ErrorCode, Refusal, RefusalDetails, RequestedApproval, Stage, StageResult, Verdicts};

@@ -57,6 +57,12 @@ pub enum Error {
         /// The characters that it may have.
         allowed: &'static str,
     },
+    /// A sealed credential is no access key.
+    #[error(
+        "the value of the credential is no access key: a JSON object with AccessKeyId, SecretAccessKey and, if it is \
+         temporary, SessionToken, as aws configure export-credentials prints it"
+    )]
+    AccessKeyForm,
     /// A query with `+` has two meanings for AWS, a space and a plus sign.
     #[error("the query has a \"+\", which AWS does not read as it is written; use %20 or %2B")]
     PlusInQuery,

@@ -9,14 +9,13 @@ use super::error::Error;
 use super::jws::new_id;
 use super::key::ProofKey;
 use super::proof::{PROOF_TTL, Proof, ProofHeader};
-use super::values::{check_field, check_token};
+use super::values::{check_content_type, check_field, check_token};
 use crate::clock::Timestamp;
 
 /// The label of the signature in both fields.
 const LABEL: &str = "wimse";
 /// The parameter `tag` of the profile.
 const TAG: &str = "wimse-workload-to-workload";
-const MAX_CONTENT_TYPE_LEN: usize = 256;
 /// A scheme, a space and a token of 16 KiB.
 const MAX_AUTHORIZATION_LEN: usize = 16 * 1024 + 64;
 
@@ -75,10 +74,7 @@ impl SignedFields<'_> {
         if let Some(value) = self.authorization {
             check_field("the field Authorization", value, MAX_AUTHORIZATION_LEN)?;
         }
-        if let Some(value) = self.content_type {
-            check_field("the field Content-Type", value, MAX_CONTENT_TYPE_LEN)?;
-        }
-        Ok(())
+        self.content_type.map_or(Ok(()), check_content_type)
     }
 }
 

@@ -17,20 +17,23 @@ pub enum ProofKind {
     /// An attestation that the agent is a client of an authorization server, with a proof of the proof key
     /// (draft-ietf-oauth-attestation-based-client-auth).
     ClientAttestation,
+    /// A signature by a sealed access key (AWS Signature Version 4).
+    Sigv4,
 }
 
 impl ProofKind {
     /// All kinds.
-    pub const ALL: [ProofKind; 5] = [
+    pub const ALL: [ProofKind; 6] = [
         ProofKind::Dpop,
         ProofKind::Wpt,
         ProofKind::HttpSignature,
         ProofKind::ClientAssertion,
         ProofKind::ClientAttestation,
+        ProofKind::Sigv4,
     ];
     /// Their names, in the same order.
     pub const NAMES: &'static [&'static str] =
-        &["dpop", "wpt", "http-signature", "client-assertion", "client-attestation"];
+        &["dpop", "wpt", "http-signature", "client-assertion", "client-attestation", "sigv4"];
 
     /// The kind as the configuration, requests and policies write it.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +43,7 @@ impl ProofKind {
             ProofKind::HttpSignature => "http-signature",
             ProofKind::ClientAssertion => "client-assertion",
             ProofKind::ClientAttestation => "client-attestation",
+            ProofKind::Sigv4 => "sigv4",
         }
     }
 
@@ -55,7 +59,12 @@ impl ProofKind {
 
     /// Whether the proof key of the agent's invocation makes it.
     pub const fn needs_proof_key(self) -> bool {
-        !matches!(self, ProofKind::ClientAssertion)
+        !matches!(self, ProofKind::ClientAssertion | ProofKind::Sigv4)
+    }
+
+    /// Whether a sealed credential makes it. Its permission is a `[[credential]]`, and not a grant.
+    pub const fn needs_credential(self) -> bool {
+        matches!(self, ProofKind::Sigv4)
     }
 }
 

@@ -16,6 +16,7 @@
 //!
 //! The builders have no state, no clock, and no input but their parameters and random numbers.
 
+mod access_key;
 mod action;
 mod client_attestation_pop;
 mod digest;
@@ -35,6 +36,7 @@ mod sigv4_request;
 mod values;
 mod wpt;
 
+pub use access_key::AccessKey;
 pub use action::Action;
 pub use client_attestation_pop::client_attestation_pop;
 pub use digest::BodyDigest;
@@ -49,7 +51,7 @@ pub use pattern::ActionPattern;
 pub use proof::{PROOF_TTL, Proof, ProofHeader};
 pub use server::ServerIdentifier;
 pub use sigv4::{SIGV4_TTL, SigV4Credentials, SigV4Scope, sigv4};
-pub use values::{check_nonce, check_token};
+pub use values::{check_content_type, check_nonce, check_token};
 pub use wpt::wpt;
 
 pub use crate::verify::proof::{ActionUrl, MAX_URL_LEN, UrlError};

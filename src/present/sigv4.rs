@@ -11,7 +11,7 @@ use super::action::Action;
 use super::error::Error;
 use super::proof::{Proof, ProofHeader};
 use super::sigv4_request::{CanonicalRequest, payload_digest};
-use super::values::{check, check_field, check_token};
+use super::values::{check, check_content_type, check_token};
 use crate::clock::Timestamp;
 use crate::stack::wiping_stack;
 
@@ -22,7 +22,6 @@ pub const SIGV4_TTL: Duration = Duration::from_secs(5 * 60);
 const MAX_SCOPE_PART_LEN: usize = 64;
 const MAX_ACCESS_KEY_ID_LEN: usize = 128;
 const MAX_SECRET_KEY_LEN: usize = 256;
-const MAX_CONTENT_TYPE_LEN: usize = 256;
 
 /// The region and the service for which a signature is valid, such as `eu-west-1` and `bedrock`.
 #[derive(Clone, Copy, Debug)]
@@ -70,9 +69,7 @@ pub fn sigv4(
 ) -> Result<Proof, Error> {
     scope.check()?;
     credentials.check()?;
-    if let Some(value) = content_type {
-        check_field("the field Content-Type", value, MAX_CONTENT_TYPE_LEN)?;
-    }
+    content_type.map_or(Ok(()), check_content_type)?;
     let time = SigningTime::new(now);
     let payload = payload_digest(action).to_hex();
     // In alphabetical order.
@@ -132,7 +129,12 @@ fn hmac(key: &[u8], text: &str) -> Tag {
 }
 
 impl SigV4Scope<'_> {
-    fn check(&self) -> Result<(), Error> {
+    /// Checks the form of both names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Value`].
+    pub fn check(&self) -> Result<(), Error> {
         let allowed = "lower-case letters, digits and hyphens";
         let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         check("the region", self.region, MAX_SCOPE_PART_LEN, allowed, is_allowed)?;
@@ -141,7 +143,7 @@ impl SigV4Scope<'_> {
 }
 
 impl SigV4Credentials<'_> {
-    fn check(&self) -> Result<(), Error> {
+    pub(super) fn check(&self) -> Result<(), Error> {
         let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         let (id, secret_key) = (self.access_key_id, self.secret_key);
         check("the access key id", id, MAX_ACCESS_KEY_ID_LEN, "letters, digits and underscores", is_word)?;

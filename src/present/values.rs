@@ -7,6 +7,7 @@ use super::error::Error;
 const MAX_TOKEN_LEN: usize = 16 * 1024;
 /// The longest nonce or challenge of a server, in bytes.
 const MAX_NONCE_LEN: usize = 512;
+const MAX_CONTENT_TYPE_LEN: usize = 256;
 
 /// Checks the text of a token: 1 to 16,384 bytes of visible ASCII, as every form of token is.
 ///
@@ -28,6 +29,15 @@ pub fn check_nonce(name: &'static str, nonce: &str) -> Result<(), Error> {
     check(name, nonce, MAX_NONCE_LEN, allowed, |byte| {
         byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\')
     })
+}
+
+/// Checks the value of `Content-Type`: 1 to 256 bytes of visible ASCII, and spaces between them.
+///
+/// # Errors
+///
+/// [`Error::Value`].
+pub fn check_content_type(value: &str) -> Result<(), Error> {
+    check_field("the field Content-Type", value, MAX_CONTENT_TYPE_LEN)
 }
 
 /// Checks the value of a header field: visible ASCII and spaces, which are not at its ends (RFC 9110 section

@@ -184,6 +184,7 @@ impl From<agents::CredentialUse> for CredentialUse {
         match usage {
             agents::CredentialUse::Inject => CredentialUse::Inject,
             agents::CredentialUse::Release => CredentialUse::Release,
+            agents::CredentialUse::Sign => CredentialUse::Sign,
         }
     }
 }

@@ -71,19 +71,27 @@ impl IdentityService {
     ) -> Result<ReleasedCredential, Rejection> {
         let granted = agent.entry().credential(&request.name);
         if granted.is_some_and(|granted| granted.approval.is_some()) {
-            // Nobody is asked to approve what does not exist.
-            let tenant = agent.entry().tenant.as_deref().unwrap_or_default();
-            let found =
-                self.deps.credentials.find(tenant, agent.name().as_str(), &request.name, request.version);
-            found.map_err(|e| {
-                let refusal = refusal_of(&e).with_peer(agent.peer()).with_agent(agent.name());
-                refusal.with_credential(&request.name)
-            })?;
+            self.require_credential(&agent, &request.name, request.version)?;
             self.read_exe_for_approval(&agent).await?;
         }
         let permit =
             policy::decide_credential(agent, &self.circumstances(), request).map_err(rejection_of)?;
         self.release_permitted(permit)
+    }
+
+    /// Checks that an agent's credential is stored: nobody is asked to approve what does not exist.
+    pub(super) fn require_credential(
+        &self,
+        agent: &AuthenticatedAgent,
+        name: &str,
+        version: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let tenant = agent.entry().tenant.as_deref().unwrap_or_default();
+        let found = self.deps.credentials.find(tenant, agent.name().as_str(), name, version);
+        found.map_err(|e| {
+            let refusal = refusal_of(&e).with_peer(agent.peer()).with_agent(agent.name());
+            refusal.with_credential(name)
+        })
     }
 
     fn release_permitted(&self, permit: CredentialPermit) -> Result<ReleasedCredential, Rejection> {
@@ -291,7 +299,7 @@ fn refusal(not_released: &NotReleased) -> Refusal {
         .with_policy(permit.policy())
 }
 
-fn refusal_of(error: &credentials::Error) -> Refusal {
+pub(super) fn refusal_of(error: &credentials::Error) -> Refusal {
     let code = match error {
         credentials::Error::UnknownCredential | credentials::Error::UnknownVersion(_) => {
             ErrorCode::InvalidTarget

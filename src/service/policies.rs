@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::admin::Admin;
 use super::error::{AdminError, InvalidRequest};
 use super::identity_service::IdentityService;
+use super::requests;
 use crate::agents::{AgentEntry, IdOrName};
 use crate::audit::{self, AuditQuery, PageStart};
 use crate::clock::{TimeAtDecision, Timestamp};
@@ -16,7 +17,9 @@ use crate::policy::{
 };
 use crate::policy::{TokenRequest, ttl_of_record};
 use crate::posture::Posture;
+use crate::present::ProofKind;
 use crate::revocation::{Revocation, TargetKind};
+use crate::wire::agent::ProveRequest;
 use crate::wire::policy::{
     DecisionLayer, DecisionRule, LayerVerdict, MAX_LISTED_POLICIES, PoliciesResponse, Policy, PolicySet,
     PolicyWhyResponse,
@@ -32,9 +35,9 @@ pub struct PolicyWhyQuery {
     pub agent: Option<String>,
     /// The number of an audit record.
     pub record: Option<u64>,
-    /// `token`, `certificate`, `attest` or `credential`.
+    /// `token`, `certificate`, `attest`, `credential` or `prove`.
     pub action: Option<String>,
-    /// The audience of a token.
+    /// The audience of a token, or the authorization server of a proof.
     pub audience: Option<String>,
     /// The scopes of a token; empty for all of the grant.
     pub scopes: Vec<String>,
@@ -42,6 +45,14 @@ pub struct PolicyWhyQuery {
     pub ttl: Option<u64>,
     /// The name of a credential.
     pub credential: Option<String>,
+    /// The kind of a proof.
+    pub kind: Option<String>,
+    /// The method of the request that it is for.
+    pub method: Option<String>,
+    /// The URL of that request.
+    pub url: Option<String>,
+    /// SHA-256 of its body.
+    pub body_sha256: Option<String>,
     /// The posture.
     pub posture: Option<String>,
     /// The time.
@@ -276,6 +287,7 @@ fn with_record(query: PolicyWhyQuery, record: &DecisionRecord) -> PolicyWhyQuery
         "token-issued" | "svid-issued" => Some("token"),
         "certificate-issued" | "wit-svid-issued" => Some("certificate"),
         "attested" => Some("attest"),
+        "proof-issued" => Some("prove"),
         _ if record.credential.is_some() => Some("credential"),
         _ if record.audience.is_some() => Some("token"),
         _ => None,
@@ -284,6 +296,11 @@ fn with_record(query: PolicyWhyQuery, record: &DecisionRecord) -> PolicyWhyQuery
     let scopes = record.scope.iter().flat_map(|scope| scope.split(' ')).filter(|scope| !scope.is_empty());
     let ttl = record.exp.and_then(|expires| ttl_of_record(record.time.as_secs(), expires));
     let peer = record.peer.as_ref();
+    // "dpop GET https://api.example.com/v1/items", or a kind and an issuer.
+    let proof = record.detail.as_deref().filter(|_| action == Some("prove")).unwrap_or_default();
+    let mut proof = proof.split(' ').map(str::to_owned);
+    let (kind, first, url) = (proof.next(), proof.next(), proof.next());
+    let method = first.filter(|_| url.is_some());
     PolicyWhyQuery {
         agent: query.agent.or_else(|| record.agent.clone()),
         action: query.action.or_else(|| action.map(str::to_owned)),
@@ -292,6 +309,10 @@ fn with_record(query: PolicyWhyQuery, record: &DecisionRecord) -> PolicyWhyQuery
         scopes: if query.scopes.is_empty() { scopes.map(str::to_owned).collect() } else { query.scopes },
         ttl: query.ttl.or_else(|| ttl.filter(|_| is_token).map(|ttl| ttl.as_secs())),
         credential: query.credential.or_else(|| record.credential.clone()),
+        kind: query.kind.or(kind).filter(|kind| !kind.is_empty()),
+        method: query.method.or(method),
+        url: query.url.or(url),
+        body_sha256: query.body_sha256,
         posture: query.posture.or_else(|| record.posture.clone()),
         time: query.time.or(Some(record.time)),
         uid: query.uid.or(peer.map(|peer| peer.uid)),
@@ -313,11 +334,37 @@ fn request_of(query: &PolicyWhyQuery) -> Result<ExplainedRequest, InvalidRequest
         (Some("certificate"), ..) => Ok(ExplainedRequest::Certificate),
         (Some("attest"), ..) => Ok(ExplainedRequest::Attest),
         (Some("credential"), _, Some(name)) => Ok(ExplainedRequest::Credential(name.clone())),
+        (Some("prove"), ..) => proof_of(query),
         _ => Err(InvalidRequest::new(
             "the query must say what is asked: action=token with audience=, action=certificate, action=attest, \
-             or action=credential with credential=; a record may not say it",
+             action=credential with credential=, or action=prove with kind=; a record may not say it",
         )),
     }
+}
+
+/// The proof that a query asks for, checked as a request for it is.
+fn proof_of(query: &PolicyWhyQuery) -> Result<ExplainedRequest, InvalidRequest> {
+    let kind = query.kind.as_deref().unwrap_or_default();
+    let kind = serde_json::from_value(kind.into())
+        .map_err(|_| InvalidRequest::new(format!("kind= must be one of {}", ProofKind::NAMES.join(", "))))?;
+    let text = |text: &Option<String>| text.as_deref().map(|text| text.to_owned().into());
+    let is_for_server = query.url.is_none();
+    let request = ProveRequest {
+        kind,
+        method: text(&query.method),
+        url: text(&query.url),
+        body_sha256: text(&query.body_sha256),
+        nonce: None,
+        content_type: None,
+        credential: text(&query.credential),
+        token: None,
+        // The record of a proof for a request has the audience of the grant.
+        audience: text(&query.audience).filter(|_| is_for_server),
+        agent: None,
+    };
+    let request = requests::proof_request(request)?.request;
+    let target = format!("{} {}", request.kind.as_str(), request.target);
+    Ok(ExplainedRequest::Proof(Box::new(request), target))
 }
 
 fn set(id: PolicySetId) -> PolicySet {

@@ -1,14 +1,16 @@
 //! Proofs of possession for one HTTP request, and client assertions.
 
 use super::approvals::rejection_of;
+use super::credentials::refusal_of;
 use super::error::{InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::request_metrics::RequestKind;
 use super::requests::{self, CheckedProofRequest};
-use crate::issue::IssuedProof;
+use crate::issue::{IssuedProof, ProofSigner};
 use crate::peer::PeerLookup;
-use crate::policy::{self, ErrorCode};
+use crate::policy::{self, ErrorCode, ProofPermit, Refusal};
+use crate::present::AccessKey;
 use crate::wire::agent::ProveRequest;
 
 impl IdentityService {
@@ -47,9 +49,12 @@ impl IdentityService {
             Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
         })?;
         self.wait_for_signer(std::slice::from_ref(&agent)).await?;
-        let needs_approval =
-            policy::granting(agent.entry(), &request).is_some_and(|grant| grant.approval.is_some());
-        if needs_approval {
+        if let Some(permission) = policy::proof_permission(agent.entry(), &request)
+            && permission.approval().is_some()
+        {
+            if let Some(credential) = permission.credential() {
+                self.require_credential(&agent, credential, None)?;
+            }
             self.prepare_approval(&agent).await?;
         }
         let permit = policy::decide_proof(agent, &self.circumstances(), request).map_err(rejection_of)?;
@@ -58,10 +63,29 @@ impl IdentityService {
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(agent))?;
         let issuer_state =
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(agent))?;
-        let key = match permit.kind().needs_proof_key() {
-            true => Some(self.proof_key_of(agent, details.jkt())?),
-            false => None,
+        let (proof_key, access_key);
+        let signer = if permit.kind().needs_credential() {
+            access_key = self.access_key(&permit)?;
+            ProofSigner::AccessKey(&access_key.0, access_key.1)
+        } else if permit.kind().needs_proof_key() {
+            proof_key = self.proof_key_of(agent, details.jkt())?;
+            ProofSigner::ProofKey(&proof_key)
+        } else {
+            ProofSigner::IssuingKey
         };
-        Ok(issuer_state.prove(permit, &details, key.as_deref(), self.deps.clock.now())?)
+        Ok(issuer_state.prove(permit, &details, signer, self.deps.clock.now())?)
+    }
+
+    /// The access key in the credential of a permitted signature, and its version.
+    fn access_key(&self, permit: &ProofPermit) -> Result<(AccessKey, u64), Refusal> {
+        let named = |refusal: Refusal| {
+            let refusal = refusal.with_peer(permit.agent().peer()).with_agent(permit.agent().name());
+            permit.source().name_in(refusal)
+        };
+        let (version, value) =
+            self.deps.credentials.open_for_proof(permit).map_err(|e| named(refusal_of(&e)))?;
+        let key = AccessKey::parse(value.as_str())
+            .map_err(|e| named(Refusal::new(ErrorCode::ServerError, e.to_string()).imposed()))?;
+        Ok((key, version))
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn proof_request(request: ProveRequest<'_>) -> Result<CheckedProofReq
         agent::ProofKind::HttpSignature => ProofKind::HttpSignature,
         agent::ProofKind::ClientAssertion => ProofKind::ClientAssertion,
         agent::ProofKind::ClientAttestation => ProofKind::ClientAttestation,
+        agent::ProofKind::Sigv4 => ProofKind::Sigv4,
     };
     let invalid = |e: &dyn std::fmt::Display| InvalidRequest::new(e.to_string());
     let target = match (kind.is_for_action(), request.method, request.url, request.audience) {
@@ -118,10 +119,28 @@ pub(super) fn proof_request(request: ProveRequest<'_>) -> Result<CheckedProofReq
             "nonce is for DPoP proofs and client attestations; other proofs have one of their own",
         ));
     }
+    if request.content_type.is_some() && !matches!(kind, ProofKind::HttpSignature | ProofKind::Sigv4) {
+        return Err(InvalidRequest::new("content_type is for http-signature and sigv4, which sign it"));
+    }
+    if kind.needs_credential() && request.token.is_some() {
+        return Err(InvalidRequest::new("a signature by a credential has no token"));
+    }
+    if !kind.needs_credential() && request.credential.is_some() {
+        return Err(InvalidRequest::new("credential is for sigv4; another key makes proofs of this kind"));
+    }
+    let credential = request.credential.map(credential_name).transpose()?;
+    let (token, nonce) = (request.token.as_deref(), request.nonce.as_deref());
     let details =
-        ProofDetails::new(request.token.as_deref(), request.nonce.as_deref()).map_err(|e| invalid(&e))?;
+        ProofDetails::new(token, nonce, request.content_type.as_deref()).map_err(|e| invalid(&e))?;
     let agent = request.agent.map(agent_name).transpose()?;
-    Ok(CheckedProofRequest { request: policy::ProofRequest { kind, target, agent }, details })
+    Ok(CheckedProofRequest { request: policy::ProofRequest { kind, target, credential, agent }, details })
+}
+
+fn credential_name(name: Cow<'_, str>) -> Result<String, InvalidRequest> {
+    if agents::is_credential_name(&name) {
+        return Ok(name.into_owned());
+    }
+    Err(InvalidRequest::new("a credential's name has a-z 0-9 . _ -, and at most 63 characters"))
 }
 
 pub(super) fn certificate_request(
@@ -137,13 +156,8 @@ pub(super) fn certificate_request(
 pub(super) fn credential_request(
     request: ReleaseRequest<'_>,
 ) -> Result<policy::CredentialRequest, InvalidRequest> {
-    if !agents::is_credential_name(&request.name) {
-        return Err(InvalidRequest::new(
-            "name must be a credential's name: a-z 0-9 . _ -, at most 63 characters",
-        ));
-    }
     Ok(policy::CredentialRequest {
-        name: request.name.into_owned(),
+        name: credential_name(request.name)?,
         version: request.version,
         agent: request.agent.map(agent_name).transpose()?,
     })

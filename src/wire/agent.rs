@@ -222,6 +222,12 @@ pub struct ProveRequest<'a> {
     /// The nonce or challenge of the server, where it gave one: at most 512 visible ASCII characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nonce: Option<Cow<'a, str>>,
+    /// The request's `Content-Type`, which `http-signature` and `sigv4` sign: at most 256 visible ASCII characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<Cow<'a, str>>,
+    /// With `sigv4`: the credential; absent for the first of the agent that signs this request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Cow<'a, str>>,
     /// The access token that the request has. The proof is for it, and made by the key to which it is bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Cow<'a, str>>,
@@ -248,6 +254,8 @@ pub enum ProofKind {
     ClientAssertion,
     /// An attestation for an authorization server, with a proof of the proof key.
     ClientAttestation,
+    /// A signature by a sealed access key (AWS Signature Version 4).
+    Sigv4,
 }
 
 /// `200` of `POST /v1/prove`.
@@ -260,10 +268,10 @@ pub struct ProveResponse {
     /// Parameters of a token request in its form encoding (RFC 7523 section 2.2); absent for other proofs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
-    /// Thumbprint of the key that made the proof (RFC 7638); absent where the issuing key did.
+    /// Thumbprint of the key that made the proof (RFC 7638); absent where the issuing key or a credential did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jkt: Option<String>,
-    /// How long the proof can be used, in seconds: at most 60.
+    /// How long the proof can be used, in seconds: at most 60, and with `sigv4` 300, which the service decides.
     pub expires_in: u64,
 }
 

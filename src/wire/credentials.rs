@@ -99,6 +99,8 @@ pub enum CredentialUse {
     Inject,
     /// The agent gets the value.
     Release,
+    /// The daemon signs the agent's requests with it.
+    Sign,
 }
 
 /// `POST /v1/credentials/put`: the first version of a credential.

@@ -52,9 +52,9 @@ pub struct Policy {
 pub struct PolicyWhyResponse {
     /// The agent.
     pub agent: String,
-    /// `token`, `certificate`, `attest` or `credential`.
+    /// `token`, `certificate`, `attest`, `credential` or `prove`.
     pub action: String,
-    /// The audience or the credential.
+    /// The audience or the credential, or the kind of a proof and what it is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
     /// Whether all layers allow the request.

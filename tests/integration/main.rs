@@ -82,6 +82,7 @@ mod secrets_in_memory;
 mod selftest;
 mod signals;
 mod signing_chain;
+mod sigv4;
 mod status_lists;
 mod systemd;
 mod tenants;

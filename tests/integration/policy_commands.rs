@@ -185,7 +185,7 @@ fn why_needs_to_know_what_is_asked() {
     assert!(!output.status.success());
     assert!(
         String::from_utf8_lossy(&output.stderr)
-            .contains("--audience, --certificate, --attest or --credential")
+            .contains("--audience, --certificate, --attest, --credential or --prove")
     );
     for query in ["action=token", "action=fly&agent=root", "uid=x", "time=now", "record=-1", "colour=blue"] {
         let response = host.admin().get(&format!("/v1/policies/why?{query}"));

@@ -57,7 +57,9 @@ impl<'a> Record<'a> {
     ) -> Record<'a> {
         let permit = proof.permit();
         Record {
-            audience: Some(granted(permit.audience())),
+            audience: permit.audience().map(granted),
+            credential: permit.credential().map(name),
+            credential_version: proof.credential_version(),
             jti: proof.id().map(name),
             kid: Some(name(proof.kid())),
             fingerprint: Some(Fingerprint::of(proof.signed_text().as_bytes())),

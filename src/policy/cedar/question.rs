@@ -88,11 +88,11 @@ pub enum Act<'a> {
     Credential {
         /// Its name.
         name: &'a str,
-        /// `release` or `inject`.
+        /// `release`, `inject` or `sign`.
         usage: &'a str,
         /// Whether a person has approved it, or has to before it is used.
         approved: bool,
-        /// Method and path of the request that it is injected into.
+        /// Method and path of the request that it is injected into, or that it signs.
         request: Option<(&'a str, &'a str)>,
     },
     /// A proof for one HTTP request.
