@@ -46,9 +46,9 @@ doc: ## build the crate's documentation with warnings as errors
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
-test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
+test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto, oidc-provider, the conformance suite of MCP and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4::
+	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: proof_servers::
 
 soak: test-deps ## rotate every key once a second for SECONDS (default: 60) while 50 clients mint and verify
 	HOSTBADGE_SOAK_SECONDS=$(or $(SECONDS),60) \

@@ -1,5 +1,6 @@
 //! `hostbadge introspect`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
+use super::files::read_file;
 use super::output::print_line;
 use super::revoke::read_token;
 use super::table::KeyValueTable;
@@ -34,7 +36,30 @@ pub(super) struct IntrospectArgs {
     /// Your own audience. A token for another audience is not active
     #[arg(long, value_name = "AUDIENCE")]
     audience: Option<String>,
+
+    /// File with the DPoP proof of the request that the token came with, or, without --method, with its WPT
+    #[arg(long, value_name = "FILE", requires = "url")]
+    proof: Option<PathBuf>,
+
+    /// With a DPoP proof: method of that request
+    #[arg(long, requires = "proof")]
+    method: Option<String>,
+
+    /// With --proof: absolute URL of that request
+    #[arg(long, requires = "proof")]
+    url: Option<String>,
+
+    /// With a WPT beside an access token: file with the WIT
+    #[arg(long, value_name = "FILE", requires = "proof", conflicts_with = "method")]
+    wit: Option<PathBuf>,
+
+    /// File with the client certificate of the connection on which the token came, in PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "proof")]
+    certificate: Option<PathBuf>,
 }
+
+/// Largest file of an option, in bytes.
+const MAX_FILE_SIZE: usize = 16 * 1024;
 
 /// Prints whether the token on standard input is active. Exit status 0 if it is, and 1 if it is not.
 pub(super) async fn run(common: &CommonArgs, arguments: &IntrospectArgs) -> Result<ExitCode, CliError> {
@@ -42,10 +67,11 @@ pub(super) async fn run(common: &CommonArgs, arguments: &IntrospectArgs) -> Resu
         token: read_token()?.to_string(),
         audience: arguments.audience.clone(),
         once: arguments.once,
-        proof: None,
-        method: None,
-        url: None,
-        certificate: None,
+        proof: text(arguments.proof.as_deref())?,
+        method: arguments.method.clone(),
+        url: arguments.url.clone(),
+        wit: text(arguments.wit.as_deref())?,
+        certificate: text(arguments.certificate.as_deref())?,
         token_type_hint: None,
         client_id: None,
         client_secret: None,
@@ -72,4 +98,12 @@ pub(super) async fn run(common: &CommonArgs, arguments: &IntrospectArgs) -> Resu
     }
     table.print()?;
     Ok(code)
+}
+
+/// The text of a file, without space at its ends.
+fn text(file: Option<&Path>) -> Result<Option<String>, CliError> {
+    let Some(file) = file else { return Ok(None) };
+    let text = String::from_utf8(read_file(file, MAX_FILE_SIZE)?);
+    let text = text.map_err(|_| CliError::local(format!("{} is not text", file.display())))?;
+    Ok(Some(text.trim().to_owned()))
 }

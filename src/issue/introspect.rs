@@ -4,7 +4,7 @@ use super::issuer::IssuerState;
 use super::validity::{TokenSubject, Undecided, ValidNow};
 use crate::agents::Binding;
 use crate::clock::Timestamp;
-use crate::verify::{self, Expectation};
+use crate::verify::{self, Expectation, TokenKind, WIT_KID_PREFIX};
 
 /// An introspection request.
 #[derive(Debug)]
@@ -102,6 +102,54 @@ impl IssuerState {
             None => Introspection {
                 active: true,
                 token_type: Some(token_type(&verified.raw_claims)),
+                claims: Some(verified.raw_claims),
+                inactive_reason: None,
+                jti: None,
+                is_used_up: false,
+            },
+        };
+        response.jti = Some(verified.claims.jti);
+        Ok(response)
+    }
+
+    /// The same for a Workload Identity Token, which has no audience. Its holder has to prove its key: this does not
+    /// compare any proof.
+    ///
+    /// # Errors
+    /// As [`IssuerState::introspect`].
+    pub fn introspect_wit(
+        &self,
+        text: &str,
+        audience: Option<&str>,
+        tenant: Option<&str>,
+        valid: ValidNow<'_>,
+        now: Timestamp,
+    ) -> Result<Introspection, Undecided> {
+        let issuer = match self.issuer_of(tenant) {
+            Ok(issuer) => issuer,
+            Err(e) => return Ok(Introspection::inactive(e.to_string())),
+        };
+        let expected = Expectation { issuer: Some(issuer.issuer()), audience };
+        let verified = match verify::verify_token(text, &issuer.documents().keys, now, false, expected) {
+            Ok(verified) if verified.kind == TokenKind::WitSvid => verified,
+            Ok(verified) => return Ok(Introspection::inactive(format!("a {} is not a WIT", verified.kind))),
+            Err(e) => return Ok(Introspection::inactive(e.to_string())),
+        };
+        let claims = &verified.claims;
+        let subject = TokenSubject {
+            name: claims.sub.rsplit('/').next().unwrap_or_default(),
+            spiffe_id: &claims.sub,
+            kid: verified.kid.strip_prefix(WIT_KID_PREFIX).unwrap_or(&verified.kid),
+            jti: Some(&claims.jti),
+            expires: Some(Timestamp::from_secs(claims.exp)),
+            ..TokenSubject::default()
+        };
+        let subject = subject.with_claim(&verified.raw_claims["hostbadge"]);
+        let mut response = match self.invalid_reason(&subject, std::iter::empty(), tenant, valid)? {
+            Some(reason) => Introspection::inactive(reason),
+            None => Introspection {
+                active: true,
+                token_type: None,
                 claims: Some(verified.raw_claims),
                 inactive_reason: None,
                 jti: None,

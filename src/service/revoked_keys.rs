@@ -7,9 +7,8 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use crate::agents::AuthenticatedAgent;
 use crate::revocation::{Target, TargetKind};
+use crate::verify::WIT_KID_PREFIX;
 
-/// The prefix of the `kid` of an issuing key in the WIT bundle.
-const WIT_KID_PREFIX: &str = "wit-";
 /// How long a request waits for the key that signs in place of a revoked one: some signatures of the TPM.
 const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -9,7 +9,7 @@ use super::request_metrics::RequestKind;
 use super::requests::{self, CheckedTokenRequest, JwtSvidParams};
 use crate::agents::{AuthenticatedAgent, Registrations};
 use crate::clock::Timestamp;
-use crate::issue::{AccessToken, Introspection, JwtSvid, Undecided, ValidNow};
+use crate::issue::{AccessToken, Introspection, IssuerState, JwtSvid, Undecided, ValidNow};
 use crate::peer::{Peer, PeerLookup};
 use crate::policy::{self, ErrorCode, JwtSvidRequest, RateLimitKey, Refusal, Signer};
 use crate::wire::agent::{IntrospectionRequest, TokenRequest};
@@ -60,11 +60,28 @@ impl IdentityService {
             let inspect = |tenant: Option<&str>| {
                 let registrations = self.deps.agents.registrations();
                 let valid = self.valid_now(&registrations);
-                issuer_state.introspect(&request, tenant, valid, self.deps.clock.now())
+                let now = self.deps.clock.now();
+                match presented.as_ref().is_some_and(Presented::is_of_wit) {
+                    true => issuer_state.introspect_wit(
+                        &request.token,
+                        request.audience.as_deref(),
+                        tenant,
+                        valid,
+                        now,
+                    ),
+                    false => issuer_state.introspect(&request, tenant, valid, now),
+                }
             };
             let refuse = |e: Undecided| undecided(&e, &peer).with_agent(&agent);
             let (of, introspection) = for_each_tenant(agent.clone(), others, inspect).map_err(refuse)?;
-            let introspection = self.check_presented(&request.token, presented.as_ref(), introspection);
+            let introspection = match &presented {
+                None => introspection,
+                Some(presented) => {
+                    let tenant = of.entry().tenant.as_deref();
+                    self.check_presented(&issuer_state, tenant, &request.token, presented, introspection)
+                        .map_err(refuse)?
+                }
+            };
             if !once || !introspection.active {
                 return Ok((of, introspection));
             }
@@ -140,17 +157,30 @@ impl IdentityService {
     /// The same token, which is inactive unless what was presented with it is what it is bound to.
     fn check_presented(
         &self,
+        issuer_state: &IssuerState,
+        tenant: Option<&str>,
         token: &str,
-        presented: Option<&Presented>,
+        presented: &Presented,
         introspection: Introspection,
-    ) -> Introspection {
-        let (Some(presented), Some(claims)) = (presented, &introspection.claims) else {
-            return introspection;
+    ) -> Result<Introspection, Undecided> {
+        let Some(claims) = &introspection.claims else { return Ok(introspection) };
+        let now = self.deps.clock.now();
+        let identity = match presented.wit() {
+            None => None,
+            Some(wit) => {
+                let registrations = self.deps.agents.registrations();
+                let valid = self.valid_now(&registrations);
+                let identity = issuer_state.introspect_wit(wit, None, tenant, valid, now)?;
+                if let Some(reason) = identity.inactive_reason {
+                    return Ok(introspection.with_reason(&format!("the WIT: {reason}")));
+                }
+                identity.claims
+            }
         };
-        match presented.check(token, claims, &self.proof_replays, self.deps.clock.now()) {
+        Ok(match presented.check(token, claims, identity.as_ref(), &self.proof_replays, now) {
             Ok(()) => introspection,
             Err(reason) => introspection.with_reason(&reason),
-        }
+        })
     }
 
     /// Has the end of the invocation noticed in which something was issued. Call it after the issue and before the

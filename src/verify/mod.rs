@@ -54,6 +54,7 @@ pub use security_event::{
 };
 pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
 pub use status_list::{MAX_STATUS_LIST_LEN, STATUS_LIST_TYP, Status, StatusList, StatusReference};
+pub(crate) use token::WIT_KID_PREFIX;
 pub use token::{
     Expectation, LEEWAY, TokenClaims, TokenKind, VerifiedAccessToken, VerifiedToken, VerifiedTokenClaims,
     verify_access_token, verify_token, verify_token_signature,

@@ -16,7 +16,7 @@ use crate::json;
 /// How far the clocks of two machines may be apart, in seconds.
 pub const LEEWAY: u64 = 30;
 /// What the `kid` of a WIT-SVID has before the key's own.
-const WIT_KID_PREFIX: &str = "wit-";
+pub(crate) const WIT_KID_PREFIX: &str = "wit-";
 
 /// The claims that the verifier requires. With `None` a claim is not compared.
 #[derive(Clone, Copy, Debug, Default)]

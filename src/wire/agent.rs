@@ -126,7 +126,7 @@ pub struct CertificateResponse {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct IntrospectionRequest {
-    /// An access token of this host.
+    /// An access token of this host; with `proof` and without `method`, also a WIT.
     pub token: String,
     /// The requester's own audience. A token for another audience is then inactive.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,16 +135,19 @@ pub struct IntrospectionRequest {
     /// other one does. Requests without it do not count.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub once: bool,
-    /// The DPoP proof that came with the token (RFC 9449), which is verified and counts once. A token that is bound to
-    /// another key, or to none, is then inactive.
+    /// The DPoP proof (RFC 9449) or, without `method`, the WPT that came with the token, which is verified and counts
+    /// once. A token that is bound to another key, or with a DPoP proof to none, is then inactive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
-    /// With `proof`: the method of the request that it came with.
+    /// With a DPoP proof: the method of the request that it came with. A WPT does not name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
     /// With `proof`: the absolute URL of that request, by the service's own configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// With a WPT beside an access token: the WIT of the request. It has to be of the same agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wit: Option<String>,
     /// The client certificate of the connection on which the token came, in PEM. A token that is bound to another
     /// certificate, or to none, is then inactive (RFC 8705).
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,9 +1,13 @@
 //! The files of `examples/`, each on a real daemon.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::{API, Host};
+
+#[path = "../../examples/rust/hostbadge.rs"]
+mod rust_client;
 
 /// A host on which this process is an agent whose tokens are bound to its proof key.
 fn host() -> Host {
@@ -137,4 +141,92 @@ fn middlewares_admit_a_token_with_its_proof_once() {
     let expected = "200 401 401\n401 401\n401\n";
     assert_eq!(python(&host, MIDDLEWARE_OF_PYTHON), expected);
     assert_eq!(node(&host, MIDDLEWARE_OF_NODE), expected);
+}
+
+#[test]
+fn the_client_of_rust_gets_tokens_and_proofs() {
+    let host = host();
+    let client = rust_client::Client::new(Some(host.agent_socket()), Some("a".to_owned()));
+    assert_eq!(client.whoami().unwrap()["agent"], "a");
+    let open = "https://open.example.com";
+    let first = client.token(open, Some("read")).unwrap();
+    assert_eq!((first.scope.as_str(), first.token_type.as_str()), ("read", "Bearer"));
+    assert_eq!(client.token(open, Some("read")).unwrap().access_token, first.access_token);
+    assert_ne!(client.token(open, None).unwrap().access_token, first.access_token);
+    let headers = client.headers(API, None, "GET", &format!("{API}/v1/items")).unwrap();
+    assert_eq!(headers.keys().map(String::as_str).collect::<Vec<_>>(), ["Authorization", "DPoP"]);
+    match client.token("https://other.example.com", None).map(|token| token.scope) {
+        Err(rust_client::Error::Refused { status: 400, code, .. }) => assert_eq!(code, "invalid_target"),
+        other => panic!("{other:?}"),
+    }
+}
+
+const CLIENT_AND_MIDDLEWARE_OF_GO: &str = r#"package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+
+	"hostbadge.example/hostbadge"
+)
+
+const origin = "https://api.example.com"
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
+}
+
+func main() {
+	client := hostbadge.New("", "")
+	fmt.Println(must(client.Whoami())["agent"])
+	first := must(client.Token("https://open.example.com", "read"))
+	fmt.Println(first.Scope, must(client.Token("https://open.example.com", "read")) == first)
+	var refused *hostbadge.Refused
+	_, err := client.Token("https://other.example.com", "")
+	fmt.Println(errors.As(err, &refused), refused.Status, refused.Code)
+
+	next := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, hostbadge.Claims(r)["client_id"])
+	})
+	handler := hostbadge.Protected(client, origin, origin, next)
+	status := func(path string, headers map[string]string) int {
+		request := httptest.NewRequest("GET", path, nil)
+		for name, value := range headers {
+			request.Header.Set(name, value)
+		}
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, request)
+		return recorder.Code
+	}
+	headers := func() map[string]string { return must(client.Headers(origin, "", "GET", origin+"/items")) }
+	once := headers()
+	fmt.Println(status("/items", once), status("/items", once), status("/other", headers()))
+	stolen := map[string]string{"Authorization": headers()["Authorization"]}
+	fmt.Println(status("/items", stolen), status("/items", nil))
+	stolen["Authorization"] = strings.Replace(stolen["Authorization"], "DPoP", "Bearer", 1)
+	fmt.Println(status("/items", stolen))
+}
+"#;
+
+#[test]
+#[ignore = "run by make test-clients: it needs Go"]
+fn the_client_and_the_middleware_of_go_work() {
+    let host = host();
+    let dir = host.path("go");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("main.go"), CLIENT_AND_MIDDLEWARE_OF_GO).unwrap();
+    let module = format!(
+        "module test\n\ngo 1.21\n\nrequire hostbadge.example/hostbadge v0.0.0\n\n\
+         replace hostbadge.example/hostbadge => {}\n",
+        directory("go").display()
+    );
+    fs::write(dir.join("go.mod"), module).unwrap();
+    let printed = run(&host, Command::new("go").current_dir(&dir).args(["run", "."]));
+    assert_eq!(printed, "a\nread true\ntrue 400 invalid_target\n200 401 401\n401 401\n401\n");
 }

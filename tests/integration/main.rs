@@ -63,6 +63,7 @@ mod policy_binding;
 mod policy_changes;
 mod policy_commands;
 mod posture;
+mod proof_servers;
 mod proofs;
 mod readme;
 mod recovery_key;

@@ -271,6 +271,85 @@ fn introspection_checks_the_proof_that_came_with_a_token() {
 }
 
 #[test]
+fn introspection_checks_the_wpt_that_came_with_a_wit() {
+    let host = host();
+    let token = token(&host);
+    let open = json!({ "audience": "https://open.example.com" });
+    let unbound = host.post("/v1/token", open.clone()).json()["access_token"].as_str().unwrap().to_owned();
+    let made = |token: Option<&str>| {
+        let mut request = json!({ "kind": "wpt", "method": "GET", "url": ITEMS });
+        token.into_iter().for_each(|token| request["token"] = json!(token));
+        let answer = prove(&host, request);
+        (header(&answer, "Workload-Proof-Token"), header(&answer, "Workload-Identity-Token"))
+    };
+    let active = |request: Value| host.post("/v1/introspect", request).json()["active"].clone();
+    // The WIT is the token.
+    let (proof, wit) = made(None);
+    let request = json!({ "token": wit, "proof": proof, "url": format!("{ITEMS}?page=2") });
+    let answer = host.post("/v1/introspect", request.clone()).json();
+    assert_eq!((&answer["active"], &answer["sub"]), (&json!(true), &claims(&wit)["sub"]), "{answer}");
+    assert!(answer["token_type"].is_null());
+    assert_eq!(active(request), false, "a WPT counts once");
+    assert_eq!(active(json!({ "token": wit })), false, "a WIT is of no use without its proof");
+    let (proof, wit) = made(None);
+    for other in [
+        json!({ "token": wit, "proof": proof, "url": "https://api.example.com/v1/other" }),
+        json!({ "token": made(None).1, "proof": proof, "url": ITEMS }),
+        json!({ "token": crate::common::http::tampered(&wit), "proof": proof, "url": ITEMS }),
+        json!({ "token": wit, "proof": proof, "url": ITEMS, "audience": API }),
+        json!({ "token": unbound, "wit": wit, "proof": proof, "url": ITEMS }),
+        json!({ "token": token, "proof": proof, "url": ITEMS }),
+    ] {
+        assert_eq!(active(other.clone()), false, "{other}");
+    }
+    assert_eq!(
+        active(json!({ "token": wit, "proof": proof, "url": ITEMS })),
+        true,
+        "none of these used it up"
+    );
+    // Access tokens beside a WIT: one that is bound to the same key, and one that is bound to none.
+    for token in [&token, &unbound] {
+        let (proof, wit) = made(Some(token));
+        let request = json!({ "token": token, "wit": wit, "proof": proof, "url": ITEMS });
+        assert_eq!(active(request), true);
+        let other = if *token == unbound { self::token(&host) } else { unbound.clone() };
+        let (proof, wit) = made(Some(token));
+        assert_eq!(active(json!({ "token": other, "wit": wit, "proof": proof, "url": ITEMS })), false);
+    }
+    // Those of another agent.
+    let nobody = |target: &str, request: Value| {
+        let body = request.to_string();
+        let arguments = ["-H", "Content-Type: application/json", "-d", &body];
+        Credentials::user(NOBODY).curl_at(&host.agent_socket(), target, &arguments)
+    };
+    let stolen = nobody("/v1/token", open).json()["access_token"].as_str().unwrap().to_owned();
+    let (proof, wit) = made(Some(&stolen));
+    assert_eq!(active(json!({ "token": stolen, "wit": wit, "proof": proof, "url": ITEMS })), false);
+    for bad in [
+        json!({ "token": token, "wit": wit }),
+        json!({ "token": token, "wit": wit, "proof": proof, "method": "GET", "url": ITEMS }),
+        json!({ "token": wit, "proof": proof }),
+    ] {
+        assert_eq!(host.post("/v1/introspect", bad.clone()).error(), "invalid_request", "{bad}");
+    }
+    // The command.
+    let (proof, wit) = made(None);
+    let file = host.path("wpt");
+    fs::write(&file, proof).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hostbadge"));
+    command.args(["introspect", "--proof", file.to_str().unwrap(), "--url", ITEMS]);
+    command.env("HOSTBADGE_SOCKET", host.agent_socket()).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(wit.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+    // After the agent is revoked, which another one asks.
+    let (proof, wit) = made(None);
+    assert!(host.hostbadge(&["revoke", "agent", "a"]).status.success());
+    let revoked = json!({ "token": wit, "proof": proof, "url": ITEMS });
+    assert_eq!(nobody("/v1/introspect", revoked).json()["active"], false);
+}
+
+#[test]
 fn a_client_assertion_is_for_one_authorization_server() {
     let host = host();
     let answer = prove(&host, json!({ "kind": "client-assertion", "audience": LOGIN }));
@@ -554,5 +633,42 @@ fn http_message_signatures_verifies_a_signature_and_refuses_another_request() {
         other[member] = value;
         let refused = verify(other).unwrap_err();
         assert!(refused.starts_with("invalid: "), "{member}: {refused}");
+    }
+}
+
+#[test]
+fn jose_verifies_a_wpt_and_its_wit_and_refuses_another_request() {
+    let host = host();
+    let libraries = node_with("jose", &["jose@5.10.0"]);
+    let keys = host.path("jwks.json");
+    fs::write(&keys, host.get("/.well-known/jwks.json").text()).unwrap();
+    let token = token(&host);
+    let made = |url: &str| {
+        let answer = prove(&host, json!({ "kind": "wpt", "method": "GET", "url": url, "token": token }));
+        (header(&answer, "Workload-Identity-Token"), header(&answer, "Workload-Proof-Token"))
+    };
+    let judge = |url: &str, wit: &str, proof: &str, token: &str| {
+        let mut node = Command::new("node");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/wpt.mjs");
+        node.env("LIBRARIES", &libraries).arg(script).arg(&keys).args([url, wit, proof, token]);
+        let output = node.output().unwrap();
+        match output.status.success() {
+            true => Ok(serde_json::from_slice::<Value>(&output.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    };
+    let (wit, proof) = made(ITEMS);
+    assert_eq!(judge(ITEMS, &wit, &proof, &token).unwrap()["sub"], claims(&wit)["sub"]);
+    let (other_wit, other_proof) = made(&format!("{ITEMS}/7?draft=true"));
+    let tampered = |text: &str| crate::common::http::tampered(text);
+    for (wit, proof, token) in [
+        (&wit, &other_proof, &token),
+        (&other_wit, &proof, &token),
+        (&wit, &tampered(&proof), &token),
+        (&tampered(&wit), &proof, &token),
+        (&wit, &proof, &self::token(&host)),
+    ] {
+        let refused = judge(ITEMS, wit, proof, token).unwrap_err();
+        assert!(refused.starts_with("refused: "), "{refused}");
     }
 }

@@ -343,10 +343,11 @@ fn a_server_of_aws_apis_accepts_signed_requests_and_refuses_changed_ones() {
     for name in ["sts", "s3"] {
         stored(&host, name, std::str::from_utf8(&user.stdout).unwrap());
     }
-    let form = "application/x-www-form-urlencoded";
-    let call = |method: &str, (signed, sent): (&str, &str), content_type: &str, body: &str| {
+    let (form, text) = ("application/x-www-form-urlencoded", "text/plain");
+    // What is signed, and what is sent.
+    let call = |method: &str, (signed, sent): (&str, &str), types: (&str, &str), body: &str| {
         let url = format!("{server}{signed}");
-        let words = ["prove", "sigv4", method, &url, "--body", "-", "--content-type", form];
+        let words = ["prove", "sigv4", method, &url, "--body", "-", "--content-type", types.0];
         let headers = command(&host, &words, body);
         assert!(headers.status.success(), "{}", String::from_utf8_lossy(&headers.stderr));
         let file = host.path("headers");
@@ -354,19 +355,19 @@ fn a_server_of_aws_apis_accepts_signed_requests_and_refuses_changed_ones() {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--request", method, "--write-out", "\n%{http_code}", "--data-binary", body]);
         curl.arg("--header").arg(format!("@{}", file.display()));
-        curl.arg("--header").arg(format!("Content-Type: {content_type}"));
+        curl.arg("--header").arg(format!("Content-Type: {}", types.1));
         let output = curl.arg(format!("{server}{sent}")).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let identity = "Action=GetCallerIdentity&Version=2011-06-15";
-    let answer = call("POST", ("/", "/"), form, identity);
+    let answer = call("POST", ("/", "/"), (form, form), identity);
     assert!(answer.contains(":user/researcher</Arn>") && answer.ends_with("\n200"), "{answer}");
     let (day, other_day) = ("/agents/notes/day%201.txt", "/agents/notes/day%202.txt");
-    assert!(call("PUT", (day, day), form, "content").ends_with("\n200"));
-    assert_eq!(call("GET", (day, day), form, ""), "content\n200");
+    assert!(call("PUT", (day, day), (text, text), "content").ends_with("\n200"));
+    assert_eq!(call("GET", (day, day), (text, text), ""), "content\n200");
     // That X-Amz-Content-Sha256 is the digest of the body is what moto does not compare.
-    for (paths, content_type) in [((day, other_day), form), ((day, day), "text/plain")] {
-        let refused = call("PUT", paths, content_type, "content");
+    for (paths, types) in [((day, other_day), (text, text)), ((day, day), (text, "text/html"))] {
+        let refused = call("PUT", paths, types, "content");
         assert!(refused.contains("SignatureDoesNotMatch") && refused.ends_with("\n403"), "{refused}");
     }
 }

@@ -1,0 +1,3 @@
+module hostbadge.example/hostbadge
+
+go 1.21
