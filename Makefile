@@ -14,7 +14,7 @@ TEST_THREADS ?= $(shell echo $$(($$(nproc) * 3)))
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless) $(if $(shell command -v chromium),,chromium)
 
-.PHONY: help deps test-deps build demo run test lint doc test-clients soak leaks bench bench-spire attack fuzz deb rpm \
+.PHONY: help deps test-deps build demo run test lint doc test-clients test-keycloak soak leaks bench bench-spire attack fuzz deb rpm \
 	deb-before check-packages test-packages test-vm deny clean
 
 help: ## list the targets
@@ -48,7 +48,11 @@ test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on 
 
 test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto, oidc-provider, the conformance suite of MCP and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: proof_servers::
+	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: proof_servers::oidc proof_servers::mcp
+
+test-keycloak: test-deps ## test proofs and assertions with a real Keycloak (needs Maven, 180 MB from Maven Central and 2 GB of memory)
+	@scripts/install-packages $(CLIENT_PACKAGES) unzip
+	$(CARGO) test --locked --test integration -- --ignored proof_servers::keycloak
 
 soak: test-deps ## rotate every key once a second for SECONDS (default: 60) while 50 clients mint and verify
 	HOSTBADGE_SOAK_SECONDS=$(or $(SECONDS),60) \
@@ -57,13 +61,14 @@ soak: test-deps ## rotate every key once a second for SECONDS (default: 60) whil
 leaks: deps ## check that 10,000 TPM operations leave no object or session in the TPM (1 to 2 minutes)
 	$(CARGO) test --locked --test tpm -- --ignored ten_thousand_operations_leave_no_objects_in_the_tpm
 
-bench: deps ## measure the time and memory of tokens and credentials, the verification of audit logs, and TPM operations beside tpm2-tools
+bench: deps ## measure the time and memory of tokens, proofs and credentials, the verification of audit logs, and TPM operations beside tpm2-tools
 	$(CARGO) bench --locked --bench tokens
 	$(CARGO) bench --locked --bench anomalies
 	$(CARGO) bench --locked --bench audit_query
 	$(CARGO) bench --locked --bench audit_sync
 	$(CARGO) bench --locked --bench credentials
 	$(CARGO) bench --locked --bench metrics
+	$(CARGO) bench --locked --bench proofs
 	$(CARGO) bench --locked --bench revocation
 	$(CARGO) bench --locked --bench status_lists
 	$(CARGO) bench --locked --bench workload

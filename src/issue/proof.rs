@@ -355,7 +355,8 @@ impl IssuerState {
         };
         let attestation = UnsignedJws::of_claims(&header, &claims)?.sign(signing_key)?;
         let server = ServerIdentifier::parse(server)?;
-        let pop = present::client_attestation_pop(key, &server, details.nonce.as_deref(), now)?;
+        let pop =
+            present::client_attestation_pop(key, permit.client_id(), &server, details.nonce.as_deref(), now)?;
         let mut headers: Vec<_> =
             pop.headers().iter().map(|header| (header.name, header.value.clone())).collect();
         headers.push(("OAuth-Client-Attestation", Zeroizing::new(attestation)));

@@ -14,6 +14,8 @@ const TYP: &str = "oauth-client-attestation-pop+jwt";
 
 #[derive(Serialize)]
 struct Claims<'a> {
+    /// The client. Earlier drafts require it, and servers of later ones ignore it.
+    iss: &'a str,
     aud: &'a str,
     jti: &'a str,
     /// Seconds since 1970.
@@ -25,7 +27,7 @@ struct Claims<'a> {
 /// Makes the header `OAuth-Client-Attestation-PoP` for one server. It stands beside
 /// `OAuth-Client-Attestation`, whose `cnf.jwk` is the key.
 ///
-/// `challenge` is what the server sent in `OAuth-Client-Attestation-Challenge`, or gave at its challenge
+/// `client_id` is the client's identifier at the server. `challenge` is what the server sent in `OAuth-Client-Attestation-Challenge`, or gave at its challenge
 /// endpoint.
 ///
 /// # Errors
@@ -34,13 +36,14 @@ struct Claims<'a> {
 /// [`Error::Signing`].
 pub fn client_attestation_pop(
     key: &ProofKey,
+    client_id: &str,
     server: &ServerIdentifier,
     challenge: Option<&str>,
     now: Timestamp,
 ) -> Result<Proof, Error> {
     challenge.map(|challenge| check_nonce("the challenge", challenge)).transpose()?;
     let jti = new_id()?;
-    let claims = Claims { aud: server.as_str(), jti: &jti, iat: now.as_secs(), challenge };
+    let claims = Claims { iss: client_id, aud: server.as_str(), jti: &jti, iat: now.as_secs(), challenge };
     let jwt = sign_jwt(key, TYP, KeyReference::None, &claims)?;
     let header = ProofHeader::new("OAuth-Client-Attestation-PoP", jwt);
     Ok(Proof::new(vec![header], Some(jti), now.after(PROOF_TTL)))
@@ -67,18 +70,17 @@ mod tests {
         let key = ProofKey::generate(now).unwrap();
         let server = ServerIdentifier::parse("https://as.example.com/").unwrap();
         for challenge in [None, Some("5c1a9e10-29ff-4c2b-ae73-57c0957c09c4")] {
-            let proof = client_attestation_pop(&key, &server, challenge, now).unwrap();
+            let proof = client_attestation_pop(&key, "client-1", &server, challenge, now).unwrap();
             let (header, claims) = decoded(&key, &proof);
             assert_eq!(header, json!({ "typ": TYP, "alg": "ES256" }));
-            let mut expected =
-                json!({ "aud": "https://as.example.com/", "jti": proof.id(), "iat": 1_790_000_000_u64 });
+            let mut expected = json!({ "iss": "client-1", "aud": "https://as.example.com/", "jti": proof.id(), "iat": 1_790_000_000_u64 });
             if let Some(challenge) = challenge {
                 expected["challenge"] = challenge.into();
             }
             assert_eq!(claims, expected);
         }
         for challenge in ["", "a b", "\"", "a\r\n"] {
-            let refused = client_attestation_pop(&key, &server, Some(challenge), now);
+            let refused = client_attestation_pop(&key, "client-1", &server, Some(challenge), now);
             assert!(matches!(refused, Err(Error::Value { .. })), "{challenge:?}");
         }
     }

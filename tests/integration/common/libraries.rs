@@ -80,6 +80,16 @@ pub fn java_with(name: &str, source: &Path) -> PathBuf {
     })
 }
 
+/// A directory with what is in a zip file of Maven's repository: `GROUP:ARTIFACT:VERSION:zip`.
+pub fn maven_zip(name: &str, artifact: &str) -> PathBuf {
+    once(name, artifact, |dir| {
+        let mut maven = Command::new("mvn");
+        maven.args(["--quiet", "--batch-mode", "dependency:copy"]).arg(format!("-Dartifact={artifact}"));
+        succeed(maven.arg(format!("-DoutputDirectory={}", dir.display())));
+        succeed(Command::new("sh").current_dir(dir).args(["-c", "unzip -q ./*.zip && rm ./*.zip"]));
+    })
+}
+
 /// Creates the directory `name` unless it was created for the same `version` before. The lock is for
 /// processes that do so at the same time.
 fn once(name: &str, version: &str, make: impl FnOnce(&Path)) -> PathBuf {
