@@ -1,4 +1,5 @@
-//! The cost of proofs and bound tokens as multiples of one raw signature on this machine in this run.
+//! The cost of proofs and bound tokens as multiples of one raw signature, and of a bare round trip, on this machine in
+//! this run.
 //!
 //! `cargo bench --bench proofs` (or `make bench`). Starts a daemon in release mode, with audit log and journal, and calls
 //! it over its sockets.
@@ -29,6 +30,7 @@ fn main() {
     Client::connect(&dir.path().join("run/admin.sock")).ask("POST", "/v1/credentials/put", &body);
 
     let before = raw_signature();
+    let bare = measure(&host, "bare round trip", ("GET", "/v1/none"), "");
     let action = |kind: &str| {
         format!(
             "{{\"kind\":\"{kind}\",\"method\":\"POST\",\"url\":\"{API}/v1/items\",\"body_sha256\":\"{DIGEST}\"}}"
@@ -45,11 +47,12 @@ fn main() {
         ("client-attestation", "/v1/prove", server("client-attestation")),
         ("sigv4", "/v1/prove", action("sigv4")),
     ]
-    .map(|(name, path, body)| (name, measure(&host, name, path, &body)));
+    .map(|(name, path, body)| (name, measure(&host, name, ("POST", path), &body)));
     let raw = (before + raw_signature()) / 2;
     println!("raw ring P-256 signature    {:8.1} us", micros(raw));
     for (name, used) in measured {
-        println!("{name:<28}{:8.2} raw signatures", ratio(used, raw));
+        let (of_raw, of_bare) = (ratio(used, raw), ratio(used, bare));
+        println!("{name:<28}{of_raw:8.2} raw signatures, {of_bare:.2} bare round trips");
     }
 }
 
@@ -67,16 +70,16 @@ fn register(dir: &Path) {
 }
 
 /// Prints the times of a request over one connection, and returns the daemon's processor time for each.
-fn measure(host: &Host, name: &str, path: &str, body: &str) -> Duration {
+fn measure(host: &Host, name: &str, (method, path): (&str, &str), body: &str) -> Duration {
     let mut client = Client::connect(host.socket());
     for _ in 0..200 {
-        client.ask("POST", path, body);
+        client.ask(method, path, body);
     }
     let before = host.cpu();
     let times: Vec<Duration> = (0..REQUESTS)
         .map(|_| {
             let started = Instant::now();
-            client.ask("POST", path, body);
+            client.ask(method, path, body);
             started.elapsed()
         })
         .collect();
