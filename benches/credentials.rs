@@ -7,11 +7,9 @@
 mod support;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_signature};
+use support::{Client, Host, Journald, measure, micros, ratio, raw_signature};
 
-const REQUESTS: usize = 20_000;
 const TOKEN: &str = r#"{"audience":"https://api.example.com"}"#;
 /// Lengths of the values, in bytes: a usual key, and the longest of a private key.
 const LENGTHS: [usize; 2] = [64, 4_096];
@@ -28,14 +26,15 @@ fn main() {
         Client::connect(&admin).ask("POST", "/v1/credentials/put", &body);
     }
     let raw = raw_signature();
-    let bare = measure(&host, "bare round trip", "GET", "/v1/none", "");
-    let token = measure(&host, "token", "POST", "/v1/token", TOKEN);
+    let bare = measure(&host, "bare round trip", ("GET", "/v1/none"), "");
+    let token = measure(&host, "token", ("POST", "/v1/token"), TOKEN);
     let raw = (raw + raw_signature()) / 2;
     println!("raw ring P-256 signature    {:8.1} us", micros(raw));
     let unsigned = token.saturating_sub(raw);
     for length in LENGTHS {
         let name = format!("release of {length} bytes");
-        let release = measure(&host, &name, "POST", "/v1/credential", &format!("{{\"name\":\"c{length}\"}}"));
+        let release =
+            measure(&host, &name, ("POST", "/v1/credential"), &format!("{{\"name\":\"c{length}\"}}"));
         let more = release.saturating_sub(unsigned);
         println!(
             "  over a token's without its signature: {:.1} us, {:.2} bare round trips (aim: at most 2)",
@@ -55,28 +54,4 @@ fn register(dir: &Path) {
         text += &format!("[[credential]]\nname = \"c{length}\"\nuse = \"release\"\n");
     }
     std::fs::write(dir.join("etc/agents.d/example.toml"), text).expect("a file");
-}
-
-/// Prints the times of a request over one connection, and returns the daemon's processor time for each.
-fn measure(host: &Host, name: &str, method: &str, path: &str, body: &str) -> Duration {
-    let mut client = Client::connect(host.socket());
-    for _ in 0..200 {
-        client.ask(method, path, body);
-    }
-    let before = host.cpu();
-    let times: Vec<Duration> = (0..REQUESTS)
-        .map(|_| {
-            let started = Instant::now();
-            client.ask(method, path, body);
-            started.elapsed()
-        })
-        .collect();
-    let used = (host.cpu() - before) / REQUESTS as u32;
-    println!(
-        "{name:<28}{:8.1} us   p99 {:.1} us   daemon's CPU {:.1} us",
-        micros(median(&times)),
-        micros(percentile(&times, 99)),
-        micros(used)
-    );
-    used
 }

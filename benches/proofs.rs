@@ -7,11 +7,9 @@
 mod support;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use support::{Client, Host, Journald, median, micros, percentile, ratio, raw_signature};
+use support::{Client, Host, Journald, measure, micros, ratio, raw_signature};
 
-const REQUESTS: usize = 20_000;
 const API: &str = "https://api.example.com";
 const LOGIN: &str = "https://login.example.com";
 /// An access key, as the example in AWS's documentation.
@@ -67,28 +65,4 @@ fn register(dir: &Path) {
         nix::unistd::geteuid()
     );
     std::fs::write(dir.join("etc/agents.d/example.toml"), text).expect("a file");
-}
-
-/// Prints the times of a request over one connection, and returns the daemon's processor time for each.
-fn measure(host: &Host, name: &str, (method, path): (&str, &str), body: &str) -> Duration {
-    let mut client = Client::connect(host.socket());
-    for _ in 0..200 {
-        client.ask(method, path, body);
-    }
-    let before = host.cpu();
-    let times: Vec<Duration> = (0..REQUESTS)
-        .map(|_| {
-            let started = Instant::now();
-            client.ask(method, path, body);
-            started.elapsed()
-        })
-        .collect();
-    let used = (host.cpu() - before) / REQUESTS as u32;
-    println!(
-        "{name:<28}{:8.1} us   p99 {:.1} us   daemon's CPU {:.1} us",
-        micros(median(&times)),
-        micros(percentile(&times, 99)),
-        micros(used)
-    );
-    used
 }

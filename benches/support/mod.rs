@@ -19,6 +19,8 @@ use nix::time::{ClockId, clock_gettime};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 
+/// Requests of one measurement.
+const MEASURED_REQUESTS: usize = 20_000;
 const JOURNALD: &str = "/lib/systemd/systemd-journald";
 const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
@@ -244,4 +246,28 @@ pub fn micros(duration: Duration) -> f64 {
 
 pub fn ratio(one: Duration, other: Duration) -> f64 {
     one.as_secs_f64() / other.as_secs_f64()
+}
+
+/// Prints the times of a request over one connection, and returns the daemon's processor time for each.
+pub fn measure(host: &Host, name: &str, (method, path): (&str, &str), body: &str) -> Duration {
+    let mut client = Client::connect(host.socket());
+    for _ in 0..200 {
+        client.ask(method, path, body);
+    }
+    let before = host.cpu();
+    let times: Vec<Duration> = (0..MEASURED_REQUESTS)
+        .map(|_| {
+            let started = Instant::now();
+            client.ask(method, path, body);
+            started.elapsed()
+        })
+        .collect();
+    let used = (host.cpu() - before) / MEASURED_REQUESTS as u32;
+    println!(
+        "{name:<28}{:8.1} us   p99 {:.1} us   daemon's CPU {:.1} us",
+        micros(median(&times)),
+        micros(percentile(&times, 99)),
+        micros(used)
+    );
+    used
 }

@@ -60,6 +60,7 @@ struct ConnectionTable {
 struct UidConnections {
     /// By connection number, so the oldest comes first.
     slots: BTreeMap<u64, Arc<ConnectionSlot>>,
+    /// Replaced when the uid has no open connection any more; evicted ones then end in the previous count.
     reading: Arc<Reading>,
 }
 

@@ -4,7 +4,7 @@ use super::issuer::IssuerState;
 use super::validity::{TokenSubject, Undecided, ValidNow};
 use crate::agents::Binding;
 use crate::clock::Timestamp;
-use crate::verify::{self, Expectation, TokenKind, WIT_KID_PREFIX};
+use crate::verify::{self, Expectation, TokenKind};
 
 /// An introspection request.
 #[derive(Debug)]
@@ -42,6 +42,26 @@ impl Introspection {
     /// The same token, which is inactive for this reason.
     pub fn with_reason(self, reason: &str) -> Introspection {
         Introspection { jti: self.jti, ..Introspection::inactive(reason.to_owned()) }
+    }
+
+    /// A token whose signature, times and claims were verified; inactive with a reason.
+    fn of_verified(
+        jti: String,
+        token_type: Option<&'static str>,
+        claims: serde_json::Value,
+        reason: Option<String>,
+    ) -> Introspection {
+        match reason {
+            Some(reason) => Introspection { jti: Some(jti), ..Introspection::inactive(reason) },
+            None => Introspection {
+                active: true,
+                token_type,
+                claims: Some(claims),
+                inactive_reason: None,
+                jti: Some(jti),
+                is_used_up: false,
+            },
+        }
     }
 
     pub(super) fn inactive(reason: String) -> Introspection {
@@ -97,19 +117,9 @@ impl IssuerState {
         };
         let subject = subject.with_claim(&verified.raw_claims["hostbadge"]);
         let audiences = std::iter::once(claims.aud.as_str());
-        let mut response = match self.invalid_reason(&subject, audiences, tenant, valid)? {
-            Some(reason) => Introspection::inactive(reason),
-            None => Introspection {
-                active: true,
-                token_type: Some(token_type(&verified.raw_claims)),
-                claims: Some(verified.raw_claims),
-                inactive_reason: None,
-                jti: None,
-                is_used_up: false,
-            },
-        };
-        response.jti = Some(verified.claims.jti);
-        Ok(response)
+        let reason = self.invalid_reason(&subject, audiences, tenant, valid)?;
+        let token_type = token_type(&verified.raw_claims);
+        Ok(Introspection::of_verified(verified.claims.jti, Some(token_type), verified.raw_claims, reason))
     }
 
     /// The same for a Workload Identity Token, which has no audience. Its holder has to prove its key: this does not
@@ -137,26 +147,15 @@ impl IssuerState {
         };
         let claims = &verified.claims;
         let subject = TokenSubject {
-            name: claims.sub.rsplit('/').next().unwrap_or_default(),
+            name: claims.agent(),
             spiffe_id: &claims.sub,
-            kid: verified.kid.strip_prefix(WIT_KID_PREFIX).unwrap_or(&verified.kid),
+            kid: verified.key_id(),
             jti: Some(&claims.jti),
             expires: Some(Timestamp::from_secs(claims.exp)),
             ..TokenSubject::default()
         };
         let subject = subject.with_claim(&verified.raw_claims["hostbadge"]);
-        let mut response = match self.invalid_reason(&subject, std::iter::empty(), tenant, valid)? {
-            Some(reason) => Introspection::inactive(reason),
-            None => Introspection {
-                active: true,
-                token_type: None,
-                claims: Some(verified.raw_claims),
-                inactive_reason: None,
-                jti: None,
-                is_used_up: false,
-            },
-        };
-        response.jti = Some(verified.claims.jti);
-        Ok(response)
+        let reason = self.invalid_reason(&subject, std::iter::empty(), tenant, valid)?;
+        Ok(Introspection::of_verified(verified.claims.jti, None, verified.raw_claims, reason))
     }
 }

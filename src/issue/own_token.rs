@@ -30,8 +30,7 @@ impl OwnToken {
 
     /// The name of the agent that it was issued to.
     pub fn agent(&self) -> &str {
-        let claims = &self.verified.claims;
-        claims.client_id.as_deref().unwrap_or_else(|| claims.sub.rsplit('/').next().unwrap_or_default())
+        self.verified.claims.agent()
     }
 
     /// The SPIFFE ID of the agent.

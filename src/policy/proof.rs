@@ -278,7 +278,12 @@ pub fn decide_proof(
     circumstances.check_revoked(&agent)?;
     let Some(permission) = proof_permission(agent.entry(), &request) else {
         let refusal = Refusal::new(ErrorCode::InvalidTarget, not_permitted(agent.entry(), &request));
-        return Err(circumstances.refusal(refusal, &agent));
+        let refusal = circumstances.refusal(refusal, &agent);
+        // The rule on canaries goes by the credential that was asked for.
+        return Err(match &request.credential {
+            Some(name) => refusal.with_credential(name),
+            None => refusal,
+        });
     };
     let source = permission.source();
     let named = |refusal: Refusal| source.name_in(circumstances.refusal(refusal, &agent));

@@ -79,7 +79,7 @@ impl IdentityService {
         self.release_permitted(permit)
     }
 
-    /// Checks that an agent's credential is stored: nobody is asked to approve what does not exist.
+    /// Checks that an agent's credential is stored, before an approval is requested for it.
     pub(super) fn require_credential(
         &self,
         agent: &AuthenticatedAgent,

@@ -12,7 +12,7 @@ use crate::clock::{BACKDATE, Timestamp};
 use crate::issue::OwnToken;
 use crate::json;
 use crate::revocation::IssuedToken;
-use crate::verify::{TokenKind, WIT_KID_PREFIX, unverified_token};
+use crate::verify::{TokenKind, unverified_token};
 use crate::wire::admin::AuditRecord;
 use crate::wire::leak::{LeakRequest, LeakResponse, LeakedKind};
 use crate::wire::revocation::RevokeRequest;
@@ -199,11 +199,10 @@ impl IdentityService {
         let Some(entry) = agents.get(token.agent()) else {
             return Some(format!("agent \"{}\" is not registered any more", token.agent()));
         };
-        let kid = token.verified().kid.as_str();
         self.deps.revocations.revoked_reason(&IssuedToken {
             agent: entry,
             invocation: token.host_claim("invocation"),
-            kid: kid.strip_prefix(WIT_KID_PREFIX).unwrap_or(kid),
+            kid: token.verified().key_id(),
             jti: token.jti(),
             epoch: token.epoch(),
         })

@@ -120,6 +120,11 @@ pub struct VerifiedAccessToken {
 }
 
 impl TokenClaims {
+    /// The name of the agent: `client_id`, or the end of `sub`.
+    pub fn agent(&self) -> &str {
+        self.client_id.as_deref().unwrap_or_else(|| self.sub.rsplit('/').next().unwrap_or_default())
+    }
+
     /// The audiences; none in a WIT-SVID.
     pub fn audiences(&self) -> &[String] {
         match &self.aud {
@@ -127,6 +132,18 @@ impl TokenClaims {
             Audiences::Several(audiences) => audiences,
         }
     }
+}
+
+impl VerifiedToken {
+    /// The key that signed it, by its name in the key set: `kid` without the prefix of a WIT-SVID.
+    pub fn key_id(&self) -> &str {
+        key_id(self.kind == TokenKind::WitSvid, &self.kid)
+    }
+}
+
+/// The name in the key set of the key with this `kid` in a token's header.
+fn key_id(is_wit: bool, kid: &str) -> &str {
+    if is_wit { kid.strip_prefix(WIT_KID_PREFIX).unwrap_or(kid) } else { kid }
 }
 
 impl Default for Audiences {
@@ -193,8 +210,9 @@ pub fn verify_token_signature(text: &str, keys: &Jwks) -> Result<VerifiedToken, 
             return Err(Error::Malformed(format!("type \"{other}\" is none of at+jwt, JWT and wit+jwt")));
         }
     };
-    let key_id = if is_wit { jws.kid().strip_prefix(WIT_KID_PREFIX).unwrap_or(jws.kid()) } else { jws.kid() };
-    let key = keys.find(key_id).ok_or_else(|| Error::UnknownKey(jws.kid().escape_debug().to_string()))?;
+    let key = keys
+        .find(key_id(is_wit, jws.kid()))
+        .ok_or_else(|| Error::UnknownKey(jws.kid().escape_debug().to_string()))?;
     let invalid = |e: serde_json::Error| Error::InvalidClaim(e.to_string());
     let raw_claims: Value = json::from_object(jws.verify(key)?).map_err(invalid)?;
     let claims = TokenClaims::deserialize(&raw_claims).map_err(invalid)?;

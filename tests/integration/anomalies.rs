@@ -1,9 +1,8 @@
 //! Rules that compare an agent with what it did before: canary credentials, alerts, suspensions and the way back.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{API, Host, until, until_true};
@@ -20,15 +19,8 @@ fn host_with(more: &str) -> Host {
 
 /// Stores a canary as an administrator does.
 fn put_canary(host: &Host, name: &str) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(["credential", "put", name, "--canary"])
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    command.stdin.take().unwrap().write_all(b"sk-nobody-uses-this").unwrap();
-    assert!(command.wait().unwrap().success());
+    let output = host.hostbadge_with(&["credential", "put", name, "--canary"], "sk-nobody-uses-this");
+    assert!(output.status.success());
 }
 
 fn ask_for(host: &Host, credential: &str) -> u16 {

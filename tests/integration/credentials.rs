@@ -1,39 +1,24 @@
 //! Sealed credentials: stored by root, released to agents, and unreadable anywhere else.
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
+use crate::common::processes::output_with;
 use crate::common::{Host, until, until_true};
 use serde_json::{Value, json};
 
 const VALUE: &str = "sk-correct-horse-battery-staple";
 
-fn hostbadge(host: &Host, words: &[&str], input: &str) -> Output {
-    use std::io::Write;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(words)
-        .env("HOSTBADGE_SOCKET", host.agent_socket())
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that does not read its input may have exited already.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
 #[track_caller]
 fn done(host: &Host, words: &[&str], input: &str) -> String {
-    let output = hostbadge(host, words, input);
+    let output = host.hostbadge_with(words, input);
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[track_caller]
 fn refused(host: &Host, words: &[&str], input: &str) -> String {
-    let output = hostbadge(host, words, input);
+    let output = host.hostbadge_with(words, input);
     assert_eq!(output.status.code(), Some(1), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8(output.stderr).unwrap()
 }
@@ -211,7 +196,7 @@ fn an_older_or_damaged_database_is_refused_until_it_is_accepted() {
     let status = host.status();
     assert_eq!((&status["status"], host.health()["status"].as_str()), (&json!("degraded"), Some("degraded")));
     assert_eq!(status["warnings"], json!([format!("requests for sealed credentials are refused: {reason}")]));
-    assert_eq!(hostbadge(&host, &["status"], "").status.code(), Some(4));
+    assert_eq!(host.hostbadge_with(&["status"], "").status.code(), Some(4));
     assert_eq!(host.post("/v1/credential", json!({ "name": "github" })).status, 503);
     assert!(refused_or_unavailable(&host, &["credential", "put", "stripe"]).contains("credential accept"));
     assert_eq!(host.get("/v1/whoami").status, 200);
@@ -243,7 +228,7 @@ fn an_older_or_damaged_database_is_refused_until_it_is_accepted() {
 }
 
 fn refused_or_unavailable(host: &Host, words: &[&str]) -> String {
-    let output = hostbadge(host, words, VALUE);
+    let output = host.hostbadge_with(words, VALUE);
     assert!(!output.status.success());
     String::from_utf8(output.stderr).unwrap()
 }
@@ -287,7 +272,7 @@ fn a_change_that_cannot_be_written_changes_nothing() {
     // SQLite's journal cannot be created where a directory has its name.
     let journal = host.path("state/credentials.db-journal");
     fs::create_dir(&journal).unwrap();
-    let refused = hostbadge(&host, &["credential", "rotate", "github"], "second-value");
+    let refused = host.hostbadge_with(&["credential", "rotate", "github"], "second-value");
     assert!(!refused.status.success());
     assert_eq!(release(&host, "github")["value"], "first-value");
     fs::remove_dir(&journal).unwrap();
@@ -394,17 +379,9 @@ fn of_two_administrators_at_once_each_gets_its_own_version_or_a_refusal() {
 fn the_command_refuses_values_that_cannot_be_stored() {
     let host = host();
     let put = |bytes: &[u8]| {
-        use std::io::Write;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-            .args(["credential", "put", "github"])
-            .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let _ = child.stdin.take().unwrap().write_all(bytes);
-        let output = child.wait_with_output().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hostbadge"));
+        command.args(["credential", "put", "github"]).env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket());
+        let output = output_with(&mut command, bytes);
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
     };

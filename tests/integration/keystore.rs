@@ -1,7 +1,7 @@
 //! State at rest: rollback detection, sealing to PCRs, and recovery by the recovery key.
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use crate::common::http::part;
 use crate::common::{API, Host, template, until, until_true};
@@ -9,31 +9,16 @@ use serde_json::{Value, json};
 
 const PCRS: &str = "[seal]\npcrs = [0, 7, 12]\n";
 
-fn hostbadge(host: &Host, words: &[&str], typed: &str) -> Output {
-    use std::io::Write;
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(words)
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that does not read its input may have exited already.
-    let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
 #[track_caller]
 fn done(host: &Host, words: &[&str], typed: &str) -> String {
-    let output = hostbadge(host, words, typed);
+    let output = host.hostbadge_with(words, typed);
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[track_caller]
 fn refused(host: &Host, words: &[&str], typed: &str) -> String {
-    let output = hostbadge(host, words, typed);
+    let output = host.hostbadge_with(words, typed);
     assert_eq!(output.status.code(), Some(1), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8(output.stderr).unwrap()
 }
@@ -194,7 +179,7 @@ fn keys_sealed_to_pcrs_open_after_a_pcr_change_only_with_the_recovery_key() {
     // why.
     extend(&host, 12);
     assert!(issues(&host));
-    let waits = hostbadge(&host, &["key", "rotate"], "");
+    let waits = host.hostbadge_with(&["key", "rotate"], "");
     assert_eq!(waits.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&waits.stderr).contains("PCR 12 changed"), "{waits:?}");
     // The next boot: a development host's PCRs start at zero.
@@ -312,7 +297,7 @@ fn a_key_sealed_by_another_process_is_refused() {
             "{}",
             blocked_reason(&host)
         );
-        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(1));
+        assert_eq!(host.hostbadge_with(&["key", "accept"], "").status.code(), Some(1));
         assert!(!issues(&host));
         assert!(host.stop().success());
         fs::write(host.path("state/seal.json"), whole).unwrap();
@@ -327,10 +312,10 @@ fn a_failed_write_does_not_advance_the_generation() {
     host.start();
     let before = state(&host, "ledger.json")["entry"]["generation"].clone();
     block(&host, "ledger.json");
-    let waits = hostbadge(&host, &["posture", "accept"], "");
+    let waits = host.hostbadge_with(&["posture", "accept"], "");
     assert!(!waits.status.success(), "{waits:?}");
     // A rotation raises the counter, which waits for the ledger.
-    let _ = hostbadge(&host, &["key", "rotate"], "");
+    let _ = host.hostbadge_with(&["key", "rotate"], "");
     host.crash();
     unblock(&host, "ledger.json");
     assert_eq!(state(&host, "ledger.json")["entry"]["generation"], before);
@@ -348,7 +333,7 @@ fn a_full_disk_at_the_first_start_uses_one_nv_counter() {
     host.launch();
     until_true("status has the problem", || blocked_reason(&host).contains("ledger.json"));
     for _ in 0..3 {
-        assert_eq!(hostbadge(&host, &["key", "accept"], "").status.code(), Some(4));
+        assert_eq!(host.hostbadge_with(&["key", "accept"], "").status.code(), Some(4));
     }
     assert!(counters(&host) <= 1);
     unblock(&host, "ledger.json");
@@ -417,7 +402,7 @@ fn an_older_recovery_key_does_not_open_the_current_state() {
     host.start();
     assert!(!issues(&host));
     // The older seal.json is accepted, but its key does not decrypt the state.
-    let _ = hostbadge(&host, &["key", "recover", "--accept"], &old_key);
+    let _ = host.hostbadge_with(&["key", "recover", "--accept"], &old_key);
     until_true("status has the problem", || blocked_reason(&host).contains("issuing.json: does not open"));
 }
 

@@ -1,8 +1,7 @@
 //! `hostbadge leak`: what leaked, whose, where it was used, and its revocation.
 
 use std::fs;
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use crate::common::callers::{Credentials, NOBODY, Unit};
 use crate::common::grpc::{Grpc, WitRequest, WitResponse};
 use crate::common::http::{jti, tampered};
-use crate::common::{API, Host, program, until_true};
+use crate::common::{API, Host, until_true};
 
 const INVOCATION: &str = "0123456789abcdef0123456789abcdef";
 
@@ -30,21 +29,6 @@ fn token(host: &Host) -> String {
     answer.json()["access_token"].as_str().unwrap().to_owned()
 }
 
-/// Runs `hostbadge leak` with this standard input.
-fn leak(host: &Host, words: &[&str], input: &str) -> Output {
-    let mut child = Command::new(program("hostbadge"))
-        .arg("leak")
-        .args(words)
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
@@ -52,7 +36,7 @@ fn text(output: &Output) -> String {
 /// The answer of the daemon, and the exit status.
 #[track_caller]
 fn report(host: &Host, words: &[&str], input: &str) -> (Value, Option<i32>) {
-    let output = leak(host, &[words, &["--json"]].concat(), input);
+    let output = host.hostbadge_with(&[&["leak"], words, &["--json"]].concat(), input);
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
     (report, output.status.code())
 }
@@ -84,7 +68,7 @@ fn a_leaked_token_is_followed_through_the_audit_log_and_revoked() {
     assert_eq!((&report["searched_all"], &report["revoked"]), (&json!(true), &Value::Null), "{report}");
     assert!(report["next"][0].as_str().unwrap().contains("--dry-run"), "{report}");
 
-    let output = leak(&host, &["--reason", "in a log"], &log);
+    let output = host.hostbadge_with(&["leak", "--reason", "in a log"], &log);
     let printed = text(&output);
     assert_eq!(output.status.code(), Some(0), "{printed}");
     assert!(!is_active(&host, &token));
@@ -200,7 +184,7 @@ fn what_is_not_of_this_host_is_told_apart() {
     }
     assert!(is_active(&host, &own));
     for garbage in ["", "garbage", "a.b.c", "\u{0}", &"x".repeat(1024 * 1024 + 1)] {
-        let output = leak(&host, &[], garbage);
+        let output = host.hostbadge_with(&["leak"], garbage);
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output).contains("standard input"), "{}", text(&output));
     }

@@ -1,10 +1,10 @@
 //! Offboarding: an agent's own credentials end with it, in backups too, and a receipt says so.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
+use crate::common::processes::output_with;
 use crate::common::{Host, until_true};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use hostbadge::tpm::{SoftwareTpm, Tcti};
@@ -60,17 +60,8 @@ fn claims(receipt: &str) -> Value {
 
 /// `hostbadge verify receipt` as on another machine: with files alone.
 fn verify(receipt: &str, options: &[&str]) -> Output {
-    let mut child = Command::new(crate::common::program("hostbadge"))
-        .args(["verify", "receipt"])
-        .args(options)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(receipt.as_bytes());
-    child.wait_with_output().unwrap()
+    let mut command = Command::new(crate::common::program("hostbadge"));
+    output_with(command.args(["verify", "receipt"]).args(options).env_clear(), receipt.as_bytes())
 }
 
 #[track_caller]

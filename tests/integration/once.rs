@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::common::callers::{Credentials, NOBODY};
 use crate::common::fake_clock::FakeClock;
 use crate::common::http::{Response, jti};
-use crate::common::{API, Host, audit_log, program, until_true};
+use crate::common::{API, Host, audit_log, until_true};
 use serde_json::{Value, json};
 
 const YEAR: &str = "+365d";
@@ -58,15 +58,6 @@ fn reasons(host: &Host, event: &str) -> Vec<String> {
     let lines = host.audit();
     let refused = audit_log::with_event(&lines, event).into_iter().filter(|line| line["active"] == false);
     refused.map(|line| line["detail"].as_str().unwrap_or_default().to_owned()).collect()
-}
-
-fn hostbadge_with(host: &Host, words: &[&str], input: &str) -> Output {
-    let mut command = Command::new(program("hostbadge"));
-    command.args(words).env("HOSTBADGE_SOCKET", host.agent_socket());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
 }
 
 #[test]
@@ -363,7 +354,7 @@ fn the_command_says_by_its_exit_status_whether_a_token_or_nonce_is_valid() {
     let host = host();
     let token = host.token();
     let run = |words: &[&str], input: &str| {
-        let output = hostbadge_with(&host, words, input);
+        let output = host.hostbadge_with(words, input);
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     };
     let (code, said) = run(&["introspect", "--audience", API], &format!("{token}\n"));

@@ -1,9 +1,8 @@
 //! Tokens that are bound to a key or a certificate, and proofs for one HTTP request.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 use serde_json::{Value, json};
@@ -11,6 +10,7 @@ use serde_json::{Value, json};
 use crate::common::callers::{Credentials, NOBODY};
 use crate::common::http::{Response, claims, part};
 use crate::common::libraries::{node_with, python_with};
+use crate::common::processes::output_with;
 use crate::common::{API, Host};
 
 const ITEMS: &str = "https://api.example.com/v1/items";
@@ -336,12 +336,8 @@ fn introspection_checks_the_wpt_that_came_with_a_wit() {
     let (proof, wit) = made(None);
     let file = host.path("wpt");
     fs::write(&file, proof).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hostbadge"));
-    command.args(["introspect", "--proof", file.to_str().unwrap(), "--url", ITEMS]);
-    command.env("HOSTBADGE_SOCKET", host.agent_socket()).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(wit.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
+    let words = ["introspect", "--proof", file.to_str().unwrap(), "--url", ITEMS];
+    assert!(host.hostbadge_with(&words, &wit).status.success());
     // After the agent is revoked, which another one asks.
     let (proof, wit) = made(None);
     assert!(host.hostbadge(&["revoke", "agent", "a"]).status.success());
@@ -608,10 +604,7 @@ fn http_message_signatures_verifies_a_signature_and_refuses_another_request() {
     let verify = |message: Value| {
         let mut command = Command::new(&python);
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/http_signature.py"));
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(message.to_string().as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
+        let output = output_with(&mut command, message.to_string().as_bytes());
         match output.status.success() {
             true => Ok(serde_json::from_slice::<Value>(&output.stdout).unwrap()),
             false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),

@@ -1,17 +1,16 @@
 //! Requests that the daemon signs with a sealed access key.
 
 use std::fs;
-use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 use crate::common::http::Response;
 use crate::common::libraries::python_with;
-use crate::common::processes::Running;
+use crate::common::processes::{Running, output_with};
 use crate::common::{Host, until};
 
 const SECRET: &str = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
@@ -46,23 +45,9 @@ fn agent(host: &Host, keys: &str) {
     );
 }
 
-fn command(host: &Host, words: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hostbadge"))
-        .args(words)
-        .env("HOSTBADGE_SOCKET", host.agent_socket())
-        .env("HOSTBADGE_ADMIN_SOCKET", host.admin_socket())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
 #[track_caller]
 fn stored(host: &Host, name: &str, value: &str) {
-    let output = command(host, &["credential", "put", name], value);
+    let output = host.hostbadge_with(&["credential", "put", name], value);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -93,10 +78,7 @@ fn a_signature_is_the_one_of_botocore() {
             given.as_object_mut().unwrap().extend(request.as_object().unwrap().clone());
             let mut command = Command::new(&python);
             command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/sigv4.py"));
-            let mut child =
-                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-            child.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
-            let output = child.wait_with_output().unwrap();
+            let output = output_with(&mut command, given.to_string().as_bytes());
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             String::from_utf8(output.stdout).unwrap().trim().to_owned()
         };
@@ -158,6 +140,8 @@ fn an_access_key_signs_what_its_table_names_and_is_not_released() {
     }
     let other = json!({ "kind": "sigv4", "method": "POST", "url": MODEL, "credential": "bucket" });
     assert_eq!(host.post("/v1/prove", other).error(), "invalid_target", "that of another table");
+    let refused = records(&host, "request-refused").pop().unwrap();
+    assert_eq!(refused["credential"], "bucket", "{refused}");
     for (member, value) in [
         ("token", json!("x")),
         ("nonce", json!("x")),
@@ -204,7 +188,7 @@ fn policies_and_revocations_end_signatures() {
     assert_eq!(status("GET", "/private/a"), 403);
     let why = |method: &str, url: &str| {
         let words = ["--json", "policy", "why", "root", "--prove", "sigv4", "--method", method, "--url", url];
-        let output = command(&host, &words, "");
+        let output = host.hostbadge_with(&words, "");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
@@ -217,18 +201,18 @@ fn policies_and_revocations_end_signatures() {
     let outside = why("GET", "https://example.com/");
     assert_eq!(outside["layers"][1]["verdict"], "refuses", "{outside}");
     let record = records(&host, "proof-issued").remove(0)["seq"].to_string();
-    let output = command(&host, &["--json", "policy", "why", "--record", &record], "");
+    let output = host.hostbadge_with(&["--json", "policy", "why", "--record", &record], "");
     let explained: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(explained["resource"], format!("sigv4 GET {BUCKET}/a"), "{explained}");
 
-    assert!(command(&host, &["revoke", "agent", "root"], "").status.success());
+    assert!(host.hostbadge_with(&["revoke", "agent", "root"], "").status.success());
     assert_eq!(status("GET", "/a"), 403);
 }
 
 #[test]
 fn a_credential_that_is_no_access_key_signs_nothing_and_is_not_shown() {
     let host = host();
-    let output = command(&host, &["credential", "rotate", "bedrock"], "hunter2-is-no-access-key");
+    let output = host.hostbadge_with(&["credential", "rotate", "bedrock"], "hunter2-is-no-access-key");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let refused = sign(&host, "POST", MODEL, "");
     assert_eq!((refused.status, refused.error()), (500, "server_error".into()));
@@ -238,7 +222,7 @@ fn a_credential_that_is_no_access_key_signs_nothing_and_is_not_shown() {
         refused.text()
     );
     assert!(!host.log().contains("hunter2"));
-    assert!(command(&host, &["credential", "rm", "bedrock"], "").status.success());
+    assert!(host.hostbadge_with(&["credential", "rm", "bedrock"], "").status.success());
     assert_eq!(sign(&host, "POST", MODEL, "").error(), "invalid_target");
 }
 
@@ -250,7 +234,7 @@ fn an_administrator_approves_one_signature() {
     assert_eq!(
         sign(&host, "POST", MODEL, "one").error(),
         "invalid_target",
-        "nobody is asked for what is not stored"
+        "it is not stored, so no approval is requested"
     );
     stored(&host, "bedrock", &json!({ "AccessKeyId": "AKIDEXAMPLE", "SecretAccessKey": SECRET }).to_string());
     let waiting = sign(&host, "POST", MODEL, "one");
@@ -259,7 +243,7 @@ fn an_administrator_approves_one_signature() {
     let listed = host.admin().get("/v1/approvals").json()["approvals"][0].clone();
     assert_eq!(listed["request"]["request"]["credential"], "bedrock", "{listed}");
     let approved =
-        command(&host, &["approve", "yes", &id, "--digest", listed["digest"].as_str().unwrap()], "");
+        host.hostbadge_with(&["approve", "yes", &id, "--digest", listed["digest"].as_str().unwrap()], "");
     let said = String::from_utf8_lossy(&approved.stdout).into_owned();
     assert!(said.contains(&format!("root, sigv4 proof by credential bedrock for POST {MODEL}")), "{said}");
     assert_eq!(sign(&host, "POST", MODEL, "two").error(), "authorization_pending");
@@ -270,7 +254,7 @@ fn an_administrator_approves_one_signature() {
 fn the_command_prints_the_headers_of_the_request() {
     let host = host();
     let words = ["prove", "sigv4", "POST", MODEL, "--body", "-", "--content-type", "application/json"];
-    let output = command(&host, &words, "{}");
+    let output = host.hostbadge_with(&words, "{}");
     let text = String::from_utf8(output.stdout).unwrap();
     let signed = "SignedHeaders=content-type;host;x-amz-content-sha256;x-amz-date, Signature=";
     assert!(
@@ -279,7 +263,7 @@ fn the_command_prints_the_headers_of_the_request() {
     );
     assert!(text.contains(&format!("\nX-Amz-Content-Sha256: {}\n", sha256(b"{}"))), "{text}");
     assert_eq!(
-        command(&host, &["prove", "dpop", "GET", MODEL, "--credential", "x"], "").status.code(),
+        host.hostbadge_with(&["prove", "dpop", "GET", MODEL, "--credential", "x"], "").status.code(),
         Some(1)
     );
 }
@@ -348,7 +332,7 @@ fn a_server_of_aws_apis_accepts_signed_requests_and_refuses_changed_ones() {
     let call = |method: &str, (signed, sent): (&str, &str), types: (&str, &str), body: &str| {
         let url = format!("{server}{signed}");
         let words = ["prove", "sigv4", method, &url, "--body", "-", "--content-type", types.0];
-        let headers = command(&host, &words, body);
+        let headers = host.hostbadge_with(&words, body);
         assert!(headers.status.success(), "{}", String::from_utf8_lossy(&headers.stderr));
         let file = host.path("headers");
         fs::write(&file, headers.stdout).unwrap();

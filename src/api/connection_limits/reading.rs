@@ -72,7 +72,7 @@ mod tests {
         permits.pop();
         tokio::task::yield_now().await;
         assert!(waiting.iter().all(|one| !one.is_finished()), "one too many has ended");
-        // One that waits and is gone keeps nobody waiting.
+        // A waiter that is dropped does not stop the others.
         waiting.remove(0).abort();
         permits.pop();
         for one in waiting {

@@ -317,12 +317,19 @@ impl Host {
 
     /// Runs `hostbadge` with this host's sockets.
     pub fn hostbadge(&self, words: &[&str]) -> Output {
-        Command::new(program("hostbadge"))
-            .args(words)
-            .env("HOSTBADGE_ADMIN_SOCKET", self.admin_socket())
-            .env("HOSTBADGE_SOCKET", self.agent_socket())
-            .output()
-            .unwrap()
+        self.client_command(words).output().unwrap()
+    }
+
+    /// The same with this standard input.
+    pub fn hostbadge_with(&self, words: &[&str], input: &str) -> Output {
+        processes::output_with(&mut self.client_command(words), input.as_bytes())
+    }
+
+    fn client_command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(program("hostbadge"));
+        command.args(words).env("HOSTBADGE_ADMIN_SOCKET", self.admin_socket());
+        command.env("HOSTBADGE_SOCKET", self.agent_socket());
+        command
     }
 
     // === the software TPM ===

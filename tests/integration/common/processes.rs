@@ -1,14 +1,22 @@
 //! Child processes that do not outlive the tests.
 
-use std::io;
+use std::io::{self, Write};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+
+/// Runs a command with this standard input. A command that does not read it may have ended before.
+pub fn output_with(command: &mut Command, input: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
 
 /// A child process, killed on drop, and by the kernel when the test process dies.
 pub struct Running(Child);
