@@ -155,6 +155,7 @@ pub(crate) mod correlation;
 pub mod credentials;
 pub mod critical;
 pub mod daemon;
+pub(crate) mod delegation;
 pub(crate) mod digest;
 pub mod enroll;
 pub mod error_class;

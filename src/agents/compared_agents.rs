@@ -5,9 +5,12 @@ use std::sync::Arc;
 use crate::peer::{DigestError, Peer};
 
 use super::contents::ContentFault;
+use super::delegation::Delegation;
+use super::delegation_set::HeldDelegation;
 use super::entry::AgentEntry;
 use super::index::{AgentList, Undecided};
 use super::match_tag::MatchTag;
+use super::name::AgentName;
 use super::registrations::{Registrations, WeakRegistrations};
 use super::selectors::NumberMatch;
 
@@ -26,6 +29,10 @@ pub(super) struct ComparedAgents {
     pub(super) failures: Vec<(AgentList, Failure)>,
     /// Agents whose user or group does not exist, where it may be that of a unit that has just started.
     pub(super) missing: Vec<AgentList>,
+    /// The delegation of the cgroup that the process is in.
+    delegation: Option<Arc<Delegation>>,
+    /// The sub-agent that the process was, and why it is one no longer.
+    pub(super) ended: Option<(AgentName, Box<str>)>,
     /// What the peer was compared with.
     registrations: WeakRegistrations,
 }
@@ -35,6 +42,16 @@ pub(super) struct ComparedAgents {
 pub(super) struct Candidate {
     pub(super) entry: Arc<AgentEntry>,
     pub(super) match_tag: MatchTag,
+    /// Of a sub-agent.
+    pub(super) delegated: Option<DelegatedPeer>,
+}
+
+/// A process in a delegated cgroup.
+#[derive(Clone, Debug)]
+pub(super) struct DelegatedPeer {
+    pub(super) delegation: Arc<Delegation>,
+    /// The process, in the invocation of the cgroup.
+    pub(super) peer: Peer,
 }
 
 /// Why a peer that meets all other conditions of an agent is not the agent.
@@ -46,6 +63,8 @@ pub(super) enum Failure {
     Content(ContentFault),
     Unresolved,
     TooManyGroups,
+    /// Which cgroups are delegated is not known, for this reason, and the agent may have sub-agents.
+    UnknownDelegations(Box<str>),
 }
 
 impl ComparedAgents {
@@ -53,31 +72,83 @@ impl ComparedAgents {
     /// changed since.
     pub(super) fn of(peer: &Peer, registrations: &Arc<Registrations>) -> Arc<ComparedAgents> {
         let known = peer.finding::<ComparedAgents>();
-        if let Some(known) = known.filter(|known| known.registrations.is_same(registrations)) {
-            return known;
+        if let Some(known) = known.as_ref().filter(|known| known.is_of(registrations)) {
+            return known.clone();
         }
-        let compared = Arc::new(ComparedAgents::new(peer, registrations));
+        let compared = match registrations.delegations.of_peer(peer) {
+            Some(held) => ComparedAgents::in_delegated(held, peer, registrations, known.as_deref()),
+            None => ComparedAgents::new(peer, registrations),
+        };
+        let compared = Arc::new(compared);
         if compared.possible.len() + compared.failures.len() + compared.missing.len() <= MAX_KEPT_AGENTS {
             peer.store_finding(compared.clone());
         }
         compared
     }
 
-    fn new(peer: &Peer, registrations: &Arc<Registrations>) -> ComparedAgents {
-        let mut compared = ComparedAgents {
+    /// Whether a comparison with these registrations would find the same.
+    fn is_of(&self, registrations: &Arc<Registrations>) -> bool {
+        // Where the kernel does not tell that a cgroup is another one, its path may still be the same.
+        let is_in_place = |delegation: &Delegation| delegation.cgroup.is_present();
+        self.registrations.is_same(registrations) && self.delegation.as_deref().is_none_or(is_in_place)
+    }
+
+    /// A process in a delegated cgroup is the sub-agent, and no other agent.
+    fn in_delegated(
+        held: &HeldDelegation,
+        peer: &Peer,
+        registrations: &Arc<Registrations>,
+        previous: Option<&ComparedAgents>,
+    ) -> ComparedAgents {
+        let delegation = &held.delegation;
+        let mut compared = ComparedAgents::nothing(registrations);
+        compared.delegation = Some(delegation.clone());
+        let entry = registrations.find(delegation.agent.as_str()).filter(|_| held.ended.is_none());
+        let Some(entry) = entry else {
+            let reason = held.ended.as_deref().unwrap_or("its parent may not have it any more");
+            compared.ended = Some((delegation.agent.clone(), reason.into()));
+            return compared;
+        };
+        // The same process stays the same peer when other delegations change.
+        let known = previous.and_then(|previous| previous.possible.first()?.delegated.as_ref());
+        let known = known.filter(|known| known.peer.invocation.as_ref() == Some(&delegation.invocation));
+        let in_cgroup = || peer.in_invocation(delegation.invocation.clone());
+        let peer = known.map_or_else(in_cgroup, |known| known.peer.clone());
+        compared.possible.push(Candidate {
+            entry: entry.clone(),
+            match_tag: registrations.tag_of_sub_agents(),
+            delegated: Some(DelegatedPeer { delegation: delegation.clone(), peer }),
+        });
+        compared
+    }
+
+    fn nothing(registrations: &Arc<Registrations>) -> ComparedAgents {
+        ComparedAgents {
             possible: Vec::new(),
             failures: Vec::new(),
             missing: Vec::new(),
+            delegation: None,
+            ended: None,
             registrations: registrations.downgrade(),
-        };
+        }
+    }
+
+    fn new(peer: &Peer, registrations: &Arc<Registrations>) -> ComparedAgents {
+        let mut compared = ComparedAgents::nothing(registrations);
         let has_dynamic_id = DYNAMIC_IDS.contains(&peer.uid) || DYNAMIC_IDS.contains(&peer.gid);
         let alone = |entry: &Arc<AgentEntry>| AgentList::from([entry.clone()]);
         let found = registrations.index().find(peer, registrations.names());
         for entry in found.agents {
             match entry.selectors.match_numbers(peer, registrations.names()) {
-                NumberMatch::Holds(match_tag) => {
-                    compared.possible.push(Candidate { entry: entry.clone(), match_tag });
-                }
+                NumberMatch::Holds(match_tag) => match registrations.delegations.unknown_reason() {
+                    Some(reason) if entry.delegate.is_some() => {
+                        compared.failures.push((alone(entry), Failure::UnknownDelegations(reason.into())));
+                    }
+                    _ => {
+                        let entry = entry.clone();
+                        compared.possible.push(Candidate { entry, match_tag, delegated: None });
+                    }
+                },
                 NumberMatch::Fails => {}
                 NumberMatch::Missing if has_dynamic_id => compared.missing.push(alone(entry)),
                 NumberMatch::Missing => {}

@@ -1,4 +1,4 @@
-//! One registered agent, as its file describes it.
+//! One registered agent, as its file describes it, or one sub-agent, as it was delegated.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,13 +6,16 @@ use std::sync::Arc;
 use crate::config::Diagnostic;
 
 use super::anomaly::AgentAnomaly;
+use super::attenuation::Attenuated;
 use super::credential::CredentialGrant;
+use super::delegate::DelegateGrant;
+use super::delegation::Delegation;
 use super::grant::Grant;
 use super::name::AgentName;
 use super::role::{Keyed, OfRole, Role, find};
 use super::selectors::Selectors;
 
-/// One registered agent.
+/// One agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentEntry {
     /// The agent's name, unique on the host.
@@ -21,7 +24,7 @@ pub struct AgentEntry {
     pub owner: Option<String>,
     /// Tenant that the agent belongs to; part of its SPIFFE ID.
     pub tenant: Option<String>,
-    /// Which processes are this agent.
+    /// Which processes are this agent. A sub-agent has no conditions: the processes of its cgroup are it.
     pub selectors: Selectors,
     /// The roles that the agent's file refers to, in its order.
     pub roles: Vec<Arc<Role>>,
@@ -35,6 +38,10 @@ pub struct AgentEntry {
     pub own_credentials: Vec<CredentialGrant>,
     /// What happens when the agent does what it did not before.
     pub anomaly: AgentAnomaly,
+    /// Whether the agent may have sub-agents, and which.
+    pub delegate: Option<DelegateGrant>,
+    /// Of a sub-agent: the agent that delegated to it.
+    pub parent: Option<Arc<AgentEntry>>,
 }
 
 /// A grant or credential of an agent, with the role that it comes from.
@@ -62,6 +69,39 @@ impl Origin {
 }
 
 impl AgentEntry {
+    /// The sub-agent of a delegation, with what `parent` has of the delegated rights.
+    pub(super) fn of_sub_agent(parent: &Arc<AgentEntry>, delegation: &Delegation) -> AgentEntry {
+        let Attenuated { grants, credentials } = delegation.rights.of(parent);
+        AgentEntry {
+            name: delegation.agent.clone(),
+            owner: parent.owner.clone(),
+            tenant: parent.tenant.clone(),
+            selectors: Selectors::default(),
+            roles: Vec::new(),
+            is_draining: parent.is_draining,
+            own_grants: grants,
+            own_credentials: credentials,
+            anomaly: parent.anomaly.clone(),
+            delegate: parent.delegate.clone(),
+            parent: Some(parent.clone()),
+        }
+    }
+
+    /// Whether the agent may have a sub-agent of this name.
+    pub fn may_delegate_to(&self, sub_agent: &AgentName) -> bool {
+        self.delegate.as_ref().is_some_and(|delegate| sub_agent.depth() <= delegate.depth)
+    }
+
+    /// The agent, and those above it, the nearest first. The last is registered.
+    pub fn lineage(&self) -> impl Iterator<Item = &AgentEntry> {
+        std::iter::successors(Some(self), |entry| entry.parent.as_deref())
+    }
+
+    /// The registered agent above a sub-agent; of others itself.
+    pub fn root(&self) -> &AgentEntry {
+        self.lineage().last().unwrap_or(self)
+    }
+
     /// Returns the path of the agent's SPIFFE ID on a host: `/host/<host-id>[/tenant/<tenant>]/agent/<name>`.
     pub fn spiffe_path(&self, host_id: &str) -> String {
         match &self.tenant {

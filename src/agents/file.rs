@@ -10,6 +10,7 @@ use crate::digest::sha256;
 
 use super::anomaly::AgentAnomaly;
 use super::credential::RawCredential;
+use super::delegate::RawDelegate;
 use super::entry::AgentEntry;
 use super::grant::RawGrant;
 use super::lint;
@@ -38,6 +39,7 @@ const KEYS: &[Key] = &[
     Key::optional("grant", Kind::Tables(RawGrant::KEYS)),
     Key::optional("credential", Kind::Tables(RawCredential::KEYS)),
     Key::optional("anomaly", Kind::Table(RawAgentAnomaly::KEYS)),
+    Key::optional("delegate", Kind::Table(RawDelegate::KEYS)),
 ];
 
 /// The file as written. What [`KEYS`] requires is absent only if that is a fault.
@@ -59,6 +61,7 @@ struct AgentFile {
     credentials: Vec<Spanned<RawCredential>>,
     #[serde(default)]
     anomaly: RawAgentAnomaly,
+    delegate: Option<RawDelegate>,
 }
 
 /// The agent of a file, with what is valid in the file and probably not meant.
@@ -145,6 +148,7 @@ fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadA
     let own_grants = RawGrant::validate_all(raw.grants, source, &mut faults);
     let own_credentials = RawCredential::validate_all(raw.credentials, source, &mut faults);
     let anomaly = AgentAnomaly::validate(raw.anomaly, source, &mut faults);
+    let delegate = raw.delegate.map(|raw| raw.validate(source, &mut faults));
     let references = references(raw.roles, source, &mut faults);
     let roles = roles.find_all(&references, &mut faults);
     if let Some(first) = references.first() {
@@ -172,6 +176,8 @@ fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadA
         own_grants,
         own_credentials,
         anomaly,
+        delegate,
+        parent: None,
     };
     let length = "spiffe://".len() + rules.trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();
     if length > MAX_SPIFFE_ID_LEN {

@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::peer::{DigestError, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
-use super::compared_agents::{Candidate, ComparedAgents, Failure};
+use super::compared_agents::{Candidate, ComparedAgents, DelegatedPeer, Failure};
 use super::contents::{Attested, ContentFault, Contents};
+use super::delegation::Delegation;
 use super::entry::AgentEntry;
 use super::identify_error::IdentifyError;
 use super::index::AgentList;
@@ -31,6 +33,7 @@ pub struct AuthenticatedAgent {
     exe_sha256: Option<Sha256Digest>,
     match_tag: MatchTag,
     attested: Option<Arc<Attested>>,
+    delegation: Option<Arc<Delegation>>,
 }
 
 impl AuthenticatedAgent {
@@ -64,6 +67,24 @@ impl AuthenticatedAgent {
         self.attested.as_deref()
     }
 
+    /// Of a sub-agent, its delegation.
+    pub fn delegation(&self) -> Option<&Delegation> {
+        self.delegation.as_deref()
+    }
+
+    /// The invocations in which what the process gets is issued: that of the process, and of a sub-agent those of the
+    /// agents above it.
+    pub fn invocations(&self) -> impl Iterator<Item = &str> {
+        let above = self.delegation().into_iter().flat_map(|delegation| &delegation.parent_invocations);
+        self.peer.invocation.as_deref().into_iter().chain(above.map(|id| &**id))
+    }
+
+    /// How long something may live that the agent gets now for `longest`: no longer than its delegation, if it is a
+    /// sub-agent.
+    pub fn cap(&self, longest: Duration, now: Timestamp) -> Duration {
+        self.delegation().map_or(longest, |delegation| delegation.cap(longest, now))
+    }
+
     /// Whether both values are the same registration, matched by the same process, with no change of either.
     /// That the digest of the executable has become known since is no change.
     pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
@@ -91,6 +112,11 @@ impl Candidates {
         self.compared.possible.iter().any(|candidate| !candidate.entry.selectors.needs_content())
     }
 
+    /// The names of the agents that the peer may be.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.compared.possible.iter().map(|candidate| candidate.entry.name.as_str())
+    }
+
     /// Whether the rest of the identification may have to wait before it knows that the peer is an agent.
     pub fn has_to_wait(&self) -> bool {
         !self.has_definite_match() && (self.reads_content || !self.compared.missing.is_empty())
@@ -103,6 +129,8 @@ pub struct Identification {
     /// In alphabetical order of their names.
     pub(super) matched: Vec<AuthenticatedAgent>,
     pub(super) failures: Vec<(AgentList, Failure)>,
+    /// The sub-agent that the peer was, and why it is one no longer.
+    ended: Option<(AgentName, Box<str>)>,
     /// Whether the registered agents are known.
     is_loaded: bool,
 }
@@ -133,6 +161,9 @@ impl Identification {
         if let Some((entry, failure)) = self.failure_of(name) {
             return Err(error_of(failure, entry));
         }
+        if self.ended.is_some() {
+            return Err(self.no_match());
+        }
         Err(match self.matched.is_empty() {
             true if !self.is_loaded => IdentifyError::NotLoaded,
             true => IdentifyError::NoMatch,
@@ -156,6 +187,9 @@ impl Identification {
     fn no_match(&self) -> IdentifyError {
         if !self.is_loaded {
             return IdentifyError::NotLoaded;
+        }
+        if let Some((agent, reason)) = &self.ended {
+            return IdentifyError::Ended { agent: agent.to_string(), reason: reason.to_string() };
         }
         let unresolved = self.failures.iter().find(|(_, failure)| matches!(failure, Failure::Unresolved));
         let first = unresolved.or_else(|| self.failures.first());
@@ -182,6 +216,9 @@ fn error_of(failure: &Failure, entry: &AgentEntry) -> IdentifyError {
         }
         Failure::Unresolved => IdentifyError::Unresolved,
         Failure::TooManyGroups => IdentifyError::TooManyGroups,
+        Failure::UnknownDelegations(reason) => {
+            IdentifyError::UnknownDelegations { agent, reason: reason.to_string() }
+        }
     }
 }
 
@@ -268,11 +305,12 @@ impl AgentRegistry {
         let Candidates { peer, compared, registrations, .. } = candidates;
         let (is_loaded, mut failures) = (registrations.agents.is_loaded(), compared.failures.clone());
         if compared.possible.is_empty() {
-            return Identification { matched: Vec::new(), failures, is_loaded };
+            let ended = compared.ended.clone();
+            return Identification { matched: Vec::new(), failures, ended, is_loaded };
         }
         let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
         let mut matched = Vec::with_capacity(compared.possible.len());
-        for Candidate { entry, match_tag } in &compared.possible {
+        for Candidate { entry, match_tag, delegated } in &compared.possible {
             let digest_match = match (entry.selectors.needs_digest(), digest) {
                 (false, _) => DigestMatch::Holds,
                 (true, Some(digest)) => entry.selectors.match_digest(digest, ima_digests),
@@ -282,8 +320,16 @@ impl AgentRegistry {
             match digest_match {
                 DigestMatch::Holds => match contents.compare(&entry.selectors, ima_digests) {
                     Ok(attested) => {
-                        let (peer, attested) = (peer.clone(), attested.map(Arc::new));
-                        matched.push(AuthenticatedAgent { entry, peer, exe_sha256, match_tag, attested });
+                        let attested = attested.map(Arc::new);
+                        let (peer, delegation) = match delegated {
+                            Some(DelegatedPeer { peer, delegation }) => {
+                                (peer.clone(), Some(delegation.clone()))
+                            }
+                            None => (peer.clone(), None),
+                        };
+                        let agent =
+                            AuthenticatedAgent { entry, peer, exe_sha256, match_tag, attested, delegation };
+                        matched.push(agent);
                     }
                     Err(fault) => failures.push((AgentList::from([entry]), Failure::Content(fault))),
                 },
@@ -296,14 +342,14 @@ impl AgentRegistry {
                 }
             }
         }
-        Identification { matched, failures, is_loaded }
+        Identification { matched, failures, ended: None, is_loaded }
     }
 
     /// Whether the registration of an agent that was identified earlier is still the same, and the process
     /// met its present conditions.
     pub fn is_current(&self, agent: &AuthenticatedAgent) -> bool {
         let registrations = self.registrations();
-        registrations.agents.get(agent.name().as_str()).is_some_and(|entry| {
+        registrations.find(agent.name().as_str()).is_some_and(|entry| {
             *entry == agent.entry && registrations.check_tag(entry, agent.match_tag) == TagCheck::Same
         })
     }

@@ -53,6 +53,22 @@ pub enum IdentifyError {
          {MAX_GROUPS} groups, which are not compared; start it with fewer"
     )]
     TooManyGroups,
+    /// The process is in a cgroup that is no longer a sub-agent's.
+    #[error("this process is in the cgroup of sub-agent \"{agent}\", which has ended: {reason}")]
+    Ended {
+        /// The sub-agent's name.
+        agent: String,
+        /// Why it has ended.
+        reason: String,
+    },
+    /// Which cgroups are delegated is not known, and the process may be in one.
+    #[error("whether this process is agent \"{agent}\" or one of its sub-agents is not known: {reason}")]
+    UnknownDelegations {
+        /// The agent's name.
+        agent: String,
+        /// Why it is not known.
+        reason: String,
+    },
     /// The process is not the agent that the request names.
     #[error("this process is not agent \"{0}\"; run whoami to list its agents")]
     AgentMismatch(String),

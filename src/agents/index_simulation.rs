@@ -150,7 +150,7 @@ fn by_index(peer: &Peer, registrations: &Arc<Registrations>) -> Found {
 #[test]
 fn the_index_finds_what_a_comparison_of_every_agent_finds() {
     let mut random = Random(1);
-    let registrations = Arc::new(Registrations::new(Arc::new(agents(&mut random)), Arc::new(names())));
+    let registrations = Arc::new(Registrations::of_test(Arc::new(agents(&mut random)), Arc::new(names())));
     let mut kinds = BTreeMap::<String, usize>::new();
     for n in 0..PEERS {
         let peer = Peer::of_test(peer(&mut random));
@@ -180,7 +180,7 @@ fn a_process_is_compared_with_few_of_many_agents() {
         std::fs::write(dir.path().join(format!("{n}.toml")), text).unwrap();
     }
     let agents = Arc::new(AgentSet::read(dir.path(), 35).unwrap());
-    let registrations = Registrations::new(agents, Arc::new(NameTable::default()));
+    let registrations = Registrations::of_test(agents, Arc::new(NameTable::default()));
     for (uid, groups, exe) in
         [(2, Some(vec![100]), "/bin/e3"), (2, None, "/bin/e3"), (1, Some(vec![100]), "/bin/x")]
     {

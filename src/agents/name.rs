@@ -1,4 +1,7 @@
-//! Names of agents and tenants.
+//! Names of agents, sub-agents and tenants.
+//!
+//! The name of a sub-agent is that of its parent, `/sub/` and a name of its own: `researcher/sub/fetch`. It is the end
+//! of its SPIFFE ID, and no registered agent can have it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,13 +10,19 @@ use serde::Serialize;
 
 /// Length of the longest name, in bytes.
 const MAX_NAME_LEN: usize = 63;
+/// Length of the longest name of a sub-agent with those of the agents above it, in bytes. No SPIFFE ID with a longer
+/// one is issued.
+const MAX_WHOLE_NAME_LEN: usize = 127;
+/// What stands before the own name of a sub-agent.
+const SUB: &str = "/sub/";
 
-/// An agent's name: `[a-z0-9][a-z0-9._-]{0,62}`. Clones share the text.
+/// An agent's name: `[a-z0-9][a-z0-9._-]{0,62}`, for a sub-agent after that of its parent and `/sub/`. Clones share the
+/// text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct AgentName(Arc<str>);
 
 impl AgentName {
-    /// Parses a name.
+    /// Parses the name of a registered agent.
     ///
     /// # Errors
     /// [`InvalidAgentName`] if the text does not have the form of a name.
@@ -22,6 +31,53 @@ impl AgentName {
             return Ok(AgentName(text.into()));
         }
         Err(InvalidAgentName { text: text.to_owned() })
+    }
+
+    /// Parses the name of a registered agent or a sub-agent.
+    ///
+    /// # Errors
+    /// [`InvalidAgentName`] if the text does not have the form of either.
+    pub fn parse_any(text: &str) -> Result<AgentName, InvalidAgentName> {
+        if text.len() <= MAX_WHOLE_NAME_LEN && text.split(SUB).all(is_valid_name) {
+            return Ok(AgentName(text.into()));
+        }
+        Err(InvalidAgentName { text: text.to_owned() })
+    }
+
+    /// The name of a sub-agent of this agent. `name` is its own.
+    ///
+    /// # Errors
+    /// [`InvalidAgentName`] if `name` does not have the form of a name, or both together are too long.
+    pub fn of_sub_agent(&self, name: &str) -> Result<AgentName, InvalidAgentName> {
+        if !is_valid_name(name) {
+            return Err(InvalidAgentName { text: name.to_owned() });
+        }
+        AgentName::parse_any(&format!("{self}{SUB}{name}"))
+    }
+
+    /// Whether it is the name of a sub-agent.
+    pub fn is_of_sub_agent(&self) -> bool {
+        self.0.contains(SUB)
+    }
+
+    /// 0 for a registered agent, 1 for its sub-agents, and so on.
+    pub fn depth(&self) -> u32 {
+        u32::try_from(self.0.matches(SUB).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The name, and those of the agents above it, the nearest first.
+    pub fn lineage(&self) -> impl Iterator<Item = &str> {
+        std::iter::successors(Some(self.as_str()), |name| name.rfind(SUB).map(|at| &name[..at]))
+    }
+
+    /// Whether `other` is the name of an agent above this one.
+    pub fn is_below(&self, other: &AgentName) -> bool {
+        self.lineage().skip(1).any(|name| name == other.as_str())
+    }
+
+    /// The name of the registered agent at its beginning.
+    pub fn root(&self) -> &str {
+        root_agent(self.as_str())
     }
 
     /// Returns the name's text.
@@ -41,6 +97,11 @@ impl fmt::Display for AgentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// The name of the registered agent at the beginning of the name of a sub-agent; of others the name itself.
+pub fn root_agent(name: &str) -> &str {
+    name.split_once(SUB).map_or(name, |(root, _)| root)
 }
 
 /// The text is not an agent name.
@@ -75,5 +136,28 @@ mod tests {
         for invalid in ["", ".a", "-a", "_a", "A", "a b", "a/b", "ä", "a\0", &"a".repeat(64)] {
             assert!(AgentName::parse(invalid).is_err(), "{invalid}");
         }
+    }
+
+    #[test]
+    fn a_sub_agent_has_the_names_of_the_agents_above_it() {
+        let root = AgentName::parse("a").unwrap();
+        let sub = root.of_sub_agent("b").unwrap().of_sub_agent("sub").unwrap();
+        assert_eq!(sub.as_str(), "a/sub/b/sub/sub");
+        assert_eq!(sub.lineage().collect::<Vec<_>>(), ["a/sub/b/sub/sub", "a/sub/b", "a"]);
+        assert_eq!((sub.depth(), sub.root(), sub.is_of_sub_agent()), (2, "a", true));
+        assert_eq!((root.depth(), root.root(), root.is_of_sub_agent()), (0, "a", false));
+        assert_eq!(AgentName::parse_any(sub.as_str()), Ok(sub.clone()));
+        assert_eq!(AgentName::parse_any("a"), Ok(root.clone()));
+        assert!(AgentName::parse(sub.as_str()).is_err());
+        for invalid in
+            ["a/b", "a/sub/", "/sub/a", "a/sub/B", "a/sub/b/c", "a/sub//sub/b", "a/sub", "a/sub/b/"]
+        {
+            assert!(AgentName::parse_any(invalid).is_err(), "{invalid}");
+        }
+        for invalid in ["", "B", "b/sub/c", "a/b", &"b".repeat(64)] {
+            assert!(root.of_sub_agent(invalid).is_err(), "{invalid}");
+        }
+        let long = AgentName::parse(&"a".repeat(63)).unwrap();
+        assert!(long.of_sub_agent(&"b".repeat(59)).is_ok() && long.of_sub_agent(&"b".repeat(60)).is_err());
     }
 }

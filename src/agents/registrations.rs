@@ -1,14 +1,15 @@
-//! The active agents at one moment, with the numbers of their users and groups.
+//! The active agents at one moment, with their sub-agents and the numbers of their users and groups.
 
 use std::sync::{Arc, Weak};
 
 use crate::names::NameTable;
 
 use super::agent_set::AgentSet;
+use super::delegation_set::{DelegationSet, SubAgents};
 use super::entry::AgentEntry;
 use super::index::AgentIndex;
 use super::match_tag::MatchTag;
-use super::selectors::TagCheck;
+use super::selectors::{Selectors, TagCheck};
 
 /// The active agents and the numbers of their users and groups, at one moment. What is derived from both is
 /// made once for each moment.
@@ -16,19 +17,54 @@ use super::selectors::TagCheck;
 pub struct Registrations {
     /// The active set.
     pub agents: Arc<AgentSet>,
+    /// The delegations.
+    pub delegations: Arc<DelegationSet>,
+    sub_agents: SubAgents,
     names: Arc<NameTable>,
-    index: AgentIndex,
+    index: Arc<AgentIndex>,
 }
 
 impl Registrations {
-    pub(super) fn new(agents: Arc<AgentSet>, names: Arc<NameTable>) -> Registrations {
-        let index = AgentIndex::new(&agents, &names);
-        Registrations { agents, names, index }
+    /// These agents, delegations and numbers, with what of `previous` is the same.
+    pub(super) fn new(
+        agents: Arc<AgentSet>,
+        delegations: Arc<DelegationSet>,
+        names: Arc<NameTable>,
+        previous: &Registrations,
+    ) -> Registrations {
+        let has_same_index = Arc::ptr_eq(&agents, &previous.agents) && Arc::ptr_eq(&names, &previous.names);
+        let index = match has_same_index {
+            true => previous.index.clone(),
+            false => Arc::new(AgentIndex::new(&agents, &names)),
+        };
+        let sub_agents = SubAgents::new(&delegations, |name| agents.get(name), &previous.sub_agents);
+        Registrations { agents, delegations, sub_agents, names, index }
+    }
+
+    /// These agents and numbers, without delegations.
+    #[cfg(test)]
+    pub(super) fn of_test(agents: Arc<AgentSet>, names: Arc<NameTable>) -> Registrations {
+        Registrations::new(agents, Arc::default(), names, &Registrations::default())
+    }
+
+    /// The registered agent or the sub-agent of this name.
+    pub fn find(&self, name: &str) -> Option<&Arc<AgentEntry>> {
+        self.agents.get(name).or_else(|| self.sub_agents.get(name))
+    }
+
+    /// The registered agents, and then the sub-agents.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<AgentEntry>> {
+        self.agents.iter().chain(self.sub_agents.entries())
     }
 
     /// Whether what was issued to `entry` under `tag` was issued to processes that match it now.
     pub fn check_tag(&self, entry: &AgentEntry, tag: MatchTag) -> TagCheck {
         entry.selectors.check_tag(tag, &self.names)
+    }
+
+    /// The tag of what is issued to sub-agents, which have no conditions.
+    pub(super) fn tag_of_sub_agents(&self) -> MatchTag {
+        Selectors::default().tag(None, None)
     }
 
     /// Whether nothing has changed between the two moments.
@@ -45,8 +81,15 @@ impl Registrations {
     }
 
     /// Whether these are of another moment than the present ones.
-    pub(super) fn is_outdated(&self, agents: &Arc<AgentSet>, names: &Arc<NameTable>) -> bool {
-        !Arc::ptr_eq(&self.agents, agents) || !Arc::ptr_eq(&self.names, names)
+    pub(super) fn is_outdated(
+        &self,
+        agents: &Arc<AgentSet>,
+        delegations: &Arc<DelegationSet>,
+        names: &Arc<NameTable>,
+    ) -> bool {
+        !Arc::ptr_eq(&self.agents, agents)
+            || !Arc::ptr_eq(&self.delegations, delegations)
+            || !Arc::ptr_eq(&self.names, names)
     }
 
     /// A reference that keeps neither the agents nor the names in memory.

@@ -19,6 +19,7 @@ use super::agent_set::{AgentSet, RESOLVE_TIMEOUT};
 use super::beside::{ReadBeside, joined_digest};
 use super::change_approval::{ChangeApprovalError, ChangeGate, Held, PendingChange, ReloadBy};
 use super::changes::AgentChanges;
+use super::delegation_set::DelegationSet;
 use super::registrations::Registrations;
 use super::rights_changes::RightsDiff;
 use super::source::AgentSource;
@@ -129,7 +130,7 @@ impl AgentRegistry {
         let state = Arc::downgrade(&registry.0);
         registry.0.names.on_change(move || {
             if let Some(state) = state.upgrade() {
-                state.activate(None);
+                state.activate(None, None);
             }
         });
         registry.read_at_start(read, activate);
@@ -220,7 +221,7 @@ impl AgentRegistry {
                 };
                 let agents = Arc::new(agents.reusing(&previous));
                 activate(beside.content, &agents);
-                state.activate(Some(agents));
+                state.activate(Some(agents), None);
                 state.names.retain(&used_names);
                 state.load_status.store(Arc::new(status));
                 state.change_sender.send_replace(());
@@ -256,6 +257,12 @@ impl AgentRegistry {
         self.0.current.load_full()
     }
 
+    /// Replaces the delegations. From then on, requests are decided by these.
+    pub fn set_delegations(&self, delegations: DelegationSet) {
+        self.0.activate(None, Some(Arc::new(delegations)));
+        self.0.change_sender.send_replace(());
+    }
+
     /// Returns a receiver that is notified of each newly activated set.
     pub fn subscribe(&self) -> watch::Receiver<()> {
         self.0.change_sender.subscribe()
@@ -277,14 +284,15 @@ impl AgentRegistry {
 }
 
 impl RegistryState {
-    /// Replaces the agents, or keeps them, with the present numbers of their users and groups. A reload calls
+    /// Replaces the agents and the delegations, or keeps them, with the present numbers of their users and groups. A reload calls
     /// it after its names were looked up, and before those of the previous set are forgotten.
-    fn activate(&self, agents: Option<Arc<AgentSet>>) {
+    fn activate(&self, agents: Option<Arc<AgentSet>>, delegations: Option<Arc<DelegationSet>>) {
         let _guard = lock(&self.activation_lock);
         let (current, names) = (self.current.load_full(), self.names.table());
         let agents = agents.unwrap_or_else(|| current.agents.clone());
-        if current.is_outdated(&agents, &names) {
-            self.current.store(Arc::new(Registrations::new(agents, names)));
+        let delegations = delegations.unwrap_or_else(|| current.delegations.clone());
+        if current.is_outdated(&agents, &delegations, &names) {
+            self.current.store(Arc::new(Registrations::new(agents, delegations, names, &current)));
         }
     }
 

@@ -118,6 +118,13 @@ impl Differences {
             let what = if new.is_draining { "is drained" } else { "is drained no more" };
             self.add(&holder, what, old.is_draining);
         }
+        if old.delegate != new.delegate {
+            let is_within = match (&old.delegate, &new.delegate) {
+                (Some(old), Some(new)) => new.is_within(old),
+                (_, new) => new.is_none(),
+            };
+            self.add(&holder, "sub-agents in [delegate]", !is_within);
+        }
         for (key, widens) in new.anomaly.changes_since(&old.anomaly) {
             self.add(&holder, &format!("{key} in [anomaly]"), widens);
         }

@@ -215,7 +215,7 @@ impl Selectors {
     }
 
     /// The tag of these conditions, with numbers for user and group.
-    fn tag(&self, uid: Option<u32>, gid: Option<u32>) -> MatchTag {
+    pub(super) fn tag(&self, uid: Option<u32>, gid: Option<u32>) -> MatchTag {
         MatchTag::new([
             ("user", uid.map(|uid| uid.to_string())),
             ("group", gid.map(|gid| gid.to_string())),

@@ -15,10 +15,12 @@ use crate::wire::agent::{
     CertificateResponse, IntrospectionResponse, ProveResponse, TokenResponse, UseNonceResponse,
 };
 use crate::wire::credentials::ReleaseResponse;
+use crate::wire::delegate::DelegateResponse;
 use crate::wire::revocation::RevokeOwnResponse;
 
 use AgentHandler::{
-    Attest, Certificate, Credential, Introspect, MakeNonce, Prove, Revoke, Token, UseNonce, Whoami, Why,
+    Attest, Certificate, Credential, Delegate, Introspect, MakeNonce, Prove, Revoke, Token, UseNonce, Whoami,
+    Why,
 };
 use AgentSocketRole::{AnyCaller, IdentifiedCaller, RegisteredAgent};
 use PublicHandler::{Bundle, Discovery, Health, Jwks, StatusList, StatusLists};
@@ -58,6 +60,7 @@ enum AgentHandler {
     Attest,
     Certificate,
     Credential,
+    Delegate,
     Introspect,
     MakeNonce,
     Prove,
@@ -83,6 +86,7 @@ const ROUTES: &[Route<AgentSocketRole>] = &[
     Route { verb: Post, path: "/v1/nonce",             body: NONE, role: RegisteredAgent(MakeNonce) },
     Route { verb: Post, path: "/v1/nonce/use",         body: BODY, role: RegisteredAgent(UseNonce) },
     Route { verb: Post, path: "/v1/prove",             body: BODY, role: RegisteredAgent(Prove) },
+    Route { verb: Post, path: "/v1/delegate",          body: BODY, role: RegisteredAgent(Delegate) },
     Route { verb: Post, path: "/v1/attest",            body: BODY, role: RegisteredAgent(Attest) },
     Route { verb: Get,  path: "/v1/whoami",            body: NONE, role: RegisteredAgent(Whoami) },
     Route { verb: Get,  path: "/v1/whoami/why",        body: NONE, role: IdentifiedCaller(Why) },
@@ -196,6 +200,7 @@ impl AgentApi {
             MakeNonce => Box::pin(self.make_nonce(lookup)).await,
             UseNonce => Box::pin(self.use_nonce(lookup, body)).await,
             Prove => Box::pin(self.prove(lookup, body)).await,
+            Delegate => Box::pin(self.delegate(lookup, body)).await,
             Attest => Box::pin(self.attest(client, lookup, body)).await,
             Whoami => Box::pin(self.whoami(lookup)).await,
             Why => Box::pin(self.explain(lookup)).await,
@@ -250,6 +255,13 @@ impl AgentApi {
     async fn prove(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
         match self.service.prove(lookup, parse::prove_request(body)).await {
             Ok(proof) => reply::ok(&ProveResponse::from(&proof)),
+            Err(error) => reply::request_error(&error),
+        }
+    }
+
+    async fn delegate(&self, lookup: PeerLookup, body: &RequestBody) -> Reply {
+        match self.service.delegate(lookup, parse::delegate_request(body)).await {
+            Ok(delegated) => reply::ok(&DelegateResponse::from(&delegated)),
             Err(error) => reply::request_error(&error),
         }
     }

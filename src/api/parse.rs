@@ -21,6 +21,7 @@ use crate::wire::change::ApproveRequest;
 use crate::wire::credentials::{
     PutCredentialRequest, ReleaseRequest, RemoveCredentialRequest, RotateCredentialRequest,
 };
+use crate::wire::delegate::DelegateRequest;
 use crate::wire::enroll::{CredentialRequest, InstallRequest};
 use crate::wire::keys::{ConfirmRecoveryKeyRequest, RecoverRequest, RotateRequest};
 use crate::wire::leak::LeakRequest;
@@ -75,6 +76,13 @@ pub fn prove_request(body: &RequestBody) -> Result<ProveRequest<'_>, InvalidRequ
             InvalidRequest::new(format!("the body is not the JSON of a proof request, near column {column}"))
         }
         _ => not_a(body, "a proof request", &error),
+    })
+}
+
+pub fn delegate_request(body: &RequestBody) -> Result<DelegateRequest<'_>, InvalidRequest> {
+    decode_json(&body.bytes).map_err(|e| {
+        let expected = "the body must be {\"name\": N, \"cgroup\": PATH}, and may have grants, ttl and agent";
+        InvalidRequest::new(format!("{expected}: {e}"))
     })
 }
 

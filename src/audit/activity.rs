@@ -128,7 +128,7 @@ impl Activity {
     pub(super) fn note_counted(&self, refusal: &Refusal) {
         match (&refusal.agent, &refusal.peer) {
             (Some(name), _) => {
-                if let Some(agent) = lock(&self.0.state).agents.get_mut(name) {
+                if let Some(agent) = lock(&self.0.state).agents.get_mut(name.root()) {
                     agent.refused += 1;
                 }
             }

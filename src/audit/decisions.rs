@@ -5,6 +5,7 @@ use super::suppressed::{Counted, Number};
 use super::{Audit, AuditUnavailable, Recorded};
 use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::credentials::ReleasedCredential;
+use crate::delegation::DelegatedCgroup;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, IssuedProof, JwtSvid, Nonce, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::Refusal;
@@ -40,6 +41,16 @@ impl Audit {
         let subject = format!("{} {}", permit.kind().as_str(), permit.target());
         self.write(&Record::for_proof(&proof, &subject, self.clock.now())).await?;
         Ok(Recorded(proof))
+    }
+
+    /// Records that a cgroup was delegated.
+    pub async fn record_delegation(
+        &self,
+        delegated: DelegatedCgroup,
+    ) -> Result<Recorded<DelegatedCgroup>, AuditUnavailable> {
+        let detail = delegated.description();
+        self.write(&Record::for_delegation(&delegated, &detail, self.clock.now())).await?;
+        Ok(Recorded(delegated))
     }
 
     /// Records JWT-SVIDs, with one line each.

@@ -118,6 +118,8 @@ events! {
     RevocationAdded "revocation-added" "0f7c3b8e5a1d4692b8e4c6d0f2a97153" WARN,
     StateAccepted "state-accepted" "9e2788c9f25b1c066879b08058281c51" WARN,
     StateRecovered "state-recovered" "6d48b0615827d3c9fe78411bcf4888b1" WARN,
+    SubAgentDelegated "sub-agent-delegated" "d7d0c1f35a8e4b0f9a1c6e42b85f3d97" INFO,
+    SubAgentEnded "sub-agent-ended" "86b4e05d9c2f4a71b3d8170ae6c95f24" INFO,
     SvidIssued "svid-issued" "f06aa0e33f52526df6c5bc90a9a12105" INFO,
     TenantRemoved "tenant-removed" "b1d07c5fe3a94c08a2f64d93587e10cb" WARN,
     TokenIssued "token-issued" "29544c423a4048ca923afe06ea1f52b6" INFO,
@@ -157,6 +159,7 @@ impl Event {
             | Event::Introspected
             | Event::NonceUsed
             | Event::ProofIssued
+            | Event::SubAgentDelegated
             | Event::SvidIssued
             | Event::TokenIssued
             | Event::TokenRevoked

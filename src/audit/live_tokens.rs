@@ -114,7 +114,7 @@ impl OfInvocation {
             return;
         }
         let (invocation, epoch) = (self.invocation.as_deref(), self.epoch);
-        let tokens = IssuedToken { agent, invocation, kid: "", jti: "", epoch };
+        let tokens = IssuedToken { agent, invocation, parent_invocations: &[], kid: "", jti: "", epoch };
         if revocations.revoking(&tokens).is_some() {
             *self.count = ExpiringCount::default();
         }

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use crate::agents::{AgentEntry, AuthenticatedAgent};
+use crate::agents::{AgentEntry, AuthenticatedAgent, root_agent};
 use crate::clock::{Clock, Timestamp};
 use crate::config::escape_unprintable_json;
 use crate::correlation::{self, RequestContext};
@@ -37,6 +37,9 @@ pub(super) struct Record<'a> {
     owner: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<BoundedText<'a>>,
+    /// Of a sub-agent: the registered agent for which it acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delegated_subject: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     audience: Option<BoundedText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,6 +160,7 @@ impl<'a> Record<'a> {
             agent: None,
             owner: None,
             tenant: None,
+            delegated_subject: None,
             audience: None,
             scope: None,
             credential: None,
@@ -195,7 +199,12 @@ impl<'a> Record<'a> {
 
     /// Adds who answers for an agent, as it is registered.
     fn registered(self, entry: &'a AgentEntry) -> Record<'a> {
-        Record { owner: entry.owner.as_deref().map(name), tenant: entry.tenant.as_deref().map(name), ..self }
+        Record {
+            owner: entry.owner.as_deref().map(name),
+            tenant: entry.tenant.as_deref().map(name),
+            delegated_subject: entry.parent.is_some().then(|| name(entry.root().name.as_str())),
+            ..self
+        }
     }
 
     /// A record about an agent, with its process, and the posture and the policies of the decision.
@@ -225,7 +234,8 @@ impl<'a> Record<'a> {
         Some(Noted {
             time: self.time,
             event: self.event,
-            agent: self.agent.map(|agent| agent.whole()),
+            // What a sub-agent does is what the registered agent above it does: its sub-agents are many, and live short.
+            agent: self.agent.map(|agent| root_agent(agent.whole())),
             audience: self.audience.map(|audience| audience.whole()),
             tenant: self.tenant.map(|tenant| tenant.whole()),
             credential: self.credential.map(|credential| credential.whole()),

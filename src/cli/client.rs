@@ -38,12 +38,13 @@ const MAX_SOCKET_PATH_LEN: usize = 107;
 /// What to check if no daemon listens.
 const CHECK_DAEMON: &str = "check that hostbadged is running (systemctl status hostbadged)";
 /// Paths that the command requests at the agent socket. The others are those of the admin socket.
-const AGENT_PATHS: [&str; 10] = [
+const AGENT_PATHS: [&str; 11] = [
     "/.well-known/",
     "/tenant/",
     "/v1/attest",
     "/v1/bundle",
     "/v1/certificate",
+    "/v1/delegate",
     "/v1/introspect",
     "/v1/nonce",
     "/v1/status-list",

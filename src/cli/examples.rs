@@ -32,6 +32,16 @@ pub(super) const PROVE: &str = "Examples:
   hostbadge prove http-signature POST https://api.example.com/v1/items --body item.json
   hostbadge prove client-assertion --audience https://login.example.com";
 
+pub(super) const DELEGATE: &str = "Examples:
+  hostbadge delegate fetch --cgroup fetch --grant \"https://api.example.com docs.read\"
+  hostbadge delegate build --cgroup /system.slice/researcher.service/build --no-grants --ttl 10m";
+
+pub(super) const RUN: &str = "Examples:
+  hostbadge run --as fetch --file token=https://api.example.com -- ./fetch.py
+  hostbadge run --as fetch --grant \"https://api.example.com docs.read\" -- ./fetch.py
+  hostbadge run --as fetch --env API_TOKEN=https://api.example.com -- ./fetch.py
+  hostbadge run --check --as fetch --keep GIT_TOKEN -- ./fetch.py";
+
 pub(super) const ATTEST: &str = "Examples:
   hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --output evidence.json
   hostbadge attest --nonce AAAAAAAAAAAAAAAAAAAAAA --format eat";

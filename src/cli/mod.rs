@@ -30,6 +30,7 @@ mod common;
 mod credential;
 mod credential_get;
 mod credential_import;
+mod delegate;
 mod enroll;
 mod enroll_install;
 mod error;
@@ -61,6 +62,8 @@ mod renewal;
 mod report;
 mod review;
 mod revoke;
+mod rights_args;
+mod run;
 mod selftest;
 mod status;
 mod table;
@@ -134,6 +137,19 @@ enum CliSubcommand {
     /// it, and sends the request from its own program: hostbadge-agents(5).
     #[command(after_long_help = examples::PROVE)]
     Prove(prove::ProveArgs),
+    /// Make the processes of a cgroup a sub-agent of this process's agent
+    ///
+    /// The agent's file has to permit it by `[delegate]`. The cgroup is one below that of the agent, which this process is
+    /// not in. From then on, each process in it is the sub-agent and no other agent: hostbadge-agents(5).
+    #[command(after_long_help = examples::DELEGATE)]
+    Delegate(delegate::DelegateArgs),
+    /// Run a command as a sub-agent, with its tokens in files that are renewed, and without secrets in its environment
+    ///
+    /// The command runs in a cgroup of its own: below that of this process where its unit has `Delegate=yes`, else in a
+    /// scope of the user's or the system's service manager. It has the terminal; signals and its exit status are passed on.
+    /// Variables that look like secrets are removed from its environment.
+    #[command(after_long_help = examples::RUN)]
+    Run(run::RunArgs),
     /// Request evidence of the host's state for a remote verifier
     #[command(after_long_help = examples::ATTEST)]
     Attest(attest::AttestArgs),
@@ -251,7 +267,10 @@ impl CliSubcommand {
 pub fn run(command: Cli) -> ExitCode {
     // A value that is asked for or printed is in no core dump, as SIGQUIT at a terminal makes one. A failure
     // is no reason not to run.
-    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // A command that is run gets the limits of this process.
+    if !matches!(command.subcommand, CliSubcommand::Run(_)) {
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    }
     let common = CommonArgs::from(command.common);
     if command.subcommand.prints_result()
         && let Err(error) = require_stdout()
@@ -274,6 +293,8 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Token(arguments) => token::run(common, &arguments).await,
         CliSubcommand::Certificate(arguments) => certificate::run(common, &arguments).await,
         CliSubcommand::Prove(arguments) => prove::run(common, &arguments).await,
+        CliSubcommand::Delegate(arguments) => delegate::run(common, &arguments).await,
+        CliSubcommand::Run(arguments) => run::run(common, &arguments).await,
         CliSubcommand::Attest(arguments) => attest::run(common, &arguments).await,
         CliSubcommand::Status => status::run(common).await,
         CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,

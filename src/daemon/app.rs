@@ -12,6 +12,7 @@ use super::ca_manager::{self, CaHandle};
 use super::checkpointer::{self, CheckpointHandle};
 use super::clock_monitor::{self, ClockMonitorHandle};
 use super::credential_manager::{self, CredentialHandle};
+use super::delegation_manager::{self, DelegationHandle};
 use super::error::Error;
 use super::invocation_watcher::{self, InvocationHandle};
 use super::issuer_supervisor::{self, IssuerHandle};
@@ -90,6 +91,7 @@ struct App {
     activity: ActivityHandle,
     anomalies: AnomalyHandle,
     invocations: InvocationHandle,
+    delegations: DelegationHandle,
     posture: PostureHandle,
     servers: ServersHandle,
     admin_group: AdminGroupHandle,
@@ -124,6 +126,7 @@ impl App {
         let anomalies = anomaly_monitor::spawn(parts.anomaly_deps(&config));
         let revocations = revocation_manager::spawn(parts.revocation_deps(&config, &issuer), &mut startup);
         let invocations = invocation_watcher::spawn(parts.invocation_deps(&config));
+        let delegations = delegation_manager::spawn(parts.delegation_deps());
         let checkpoints = checkpointer::spawn(parts.checkpoint_deps(&config, &issuer));
         let posture = posture_monitor::spawn(parts.posture_deps(&config, &issuer), &mut startup);
         let service = IdentityService::new(parts.service_deps(&config, &issuer, &posture, admin_policy));
@@ -147,6 +150,7 @@ impl App {
             activity,
             anomalies,
             invocations,
+            delegations,
             posture,
             servers,
             admin_group,
@@ -204,6 +208,7 @@ impl App {
         let tpm = self.issuer.tpm.clone();
         self.anomalies.stop().await;
         self.invocations.stop().await;
+        self.delegations.stop().await;
         self.revocations.stop().await;
         self.status_lists.stop().await;
         tokio::join!(self.ca.stop(), self.credentials.stop(), self.posture.stop(), self.issuer.stop());

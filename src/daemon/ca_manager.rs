@@ -20,7 +20,7 @@ use super::component::ComponentTask;
 use super::ended_leaves::EndedLeaves;
 use super::startup::{Startup, StartupSignal, StartupStep};
 use super::watch_ext::set_if_changed;
-use crate::agents::{AgentEntry, AgentRegistry, TagCheck};
+use crate::agents::{AgentEntry, AgentRegistry, TagCheck, root_agent};
 use crate::audit::{Audit, AuditUnavailable, Event};
 use crate::clock::ClockState;
 use crate::issue::{Enrollment, HostIdentity, Issuer};
@@ -29,6 +29,7 @@ use crate::mutex::lock;
 use crate::pki::{self, CaChange, CertificateIssuer, HostCa, LeafRecord, NotRevoked};
 use crate::revocation::{BATCH_INTERVAL, RevocationSet, Revocations};
 use crate::tpm::{self, Tpm};
+use crate::verify::agent_of_id;
 
 /// Delay before a failed step is repeated.
 const RETRY_DELAY: Duration = Duration::from_secs(2);
@@ -295,17 +296,19 @@ impl CaManager {
         if !knows_agents && !is_frozen {
             return Ok(0);
         }
-        let registered: HashMap<String, &AgentEntry> = registrations
-            .agents
-            .iter()
-            .map(|entry| (issuer_state.host().spiffe_id(entry), &**entry))
-            .collect();
+        let registered: HashMap<String, &AgentEntry> =
+            registrations.all().map(|entry| (issuer_state.host().spiffe_id(entry), &**entry)).collect();
         certificate_issuer.set_registered(registered.len());
         certificate_issuer.set_revoked(ca.count_revoked());
         let (future, is_trusted) = (ca.future_leaves(), self.deps.clock.is_trusted());
         certificate_issuer.count_future(&future);
         let agent_of = |id: &str| registered.get(id).map(|entry| entry.name.as_str());
         self.ended.mark(certificate_issuer, revocations, agent_of);
+        // Sub-agents end as often as invocations do.
+        certificate_issuer.end_invocations(|id, _| {
+            let is_of_sub_agent = agent_of_id(id).is_some_and(|name| root_agent(name) != name);
+            is_of_sub_agent && !registered.contains_key(id)
+        });
         let orphaned = certificate_issuer.orphaned(|id, leaf| {
             if leaf.has_ended() {
                 return true;

@@ -11,6 +11,7 @@ use super::component::ComponentTask;
 use crate::agents::MAX_TOKEN_TTL;
 use crate::audit::{Audit, Event};
 use crate::clock::Clock;
+use crate::delegation::Delegations;
 use crate::invocations::{EndedInvocation, InvocationWatcher, Invocations, InvocationsFile, MAX_AGENTS};
 use crate::present::ProofKeys;
 use crate::revocation::{self, Revocations};
@@ -25,6 +26,8 @@ const MAX_UNRECORDED: usize = 1024;
 pub(super) struct InvocationDeps {
     /// The invocations in which something was issued.
     pub invocations: Invocations,
+    /// The delegations, which end with them.
+    pub delegations: Delegations,
     /// The proof keys, which end with them.
     pub proof_keys: ProofKeys,
     /// Where their ends take effect.
@@ -111,6 +114,7 @@ async fn end_invocations(deps: &InvocationDeps, unrecorded: mpsc::Sender<EndedIn
         let ended = watcher.next().await;
         let EndedInvocation { id, agents, until, reason } = &ended;
         deps.proof_keys.end_invocation(id);
+        deps.delegations.end_invocation(id, reason);
         // If there may be others, their revocation cannot stand for that of the invocation.
         let agents = if agents.len() < MAX_AGENTS { agents.as_slice() } else { &[] };
         deps.revocations.end_invocation(&revocation::EndedInvocation { id, agents, until: *until, reason });

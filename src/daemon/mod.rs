@@ -34,6 +34,7 @@ mod checkpointer;
 mod clock_monitor;
 mod component;
 mod credential_manager;
+mod delegation_manager;
 mod ended_leaves;
 mod error;
 mod harden;

@@ -8,6 +8,7 @@ use super::anomaly_monitor::AnomalyDeps;
 use super::ca_manager::CaDeps;
 use super::checkpointer::CheckpointDeps;
 use super::credential_manager::CredentialDeps;
+use super::delegation_manager::DelegationDeps;
 use super::invocation_watcher::InvocationDeps;
 use super::issuer_supervisor::{IssuerDeps, IssuerHandle};
 use super::posture_monitor::{PostureDeps, PostureHandle};
@@ -19,6 +20,7 @@ use crate::audit::{Audit, Event};
 use crate::clock::{Clock, ClockState};
 use crate::config::{Config, TenantSection};
 use crate::credentials::CredentialStore;
+use crate::delegation::Delegations;
 use crate::federation::Federation;
 use crate::invocations::{HostFiles, Invocations};
 use crate::issue::{Enrollment, EvidenceSlots, FairQueue, Issuer, IssuerConfig, RotationPolicy, TpmSigner};
@@ -48,6 +50,7 @@ pub(super) struct Parts {
     revocations: Revocations,
     status_lists: StatusLists,
     invocations: Invocations,
+    delegations: Delegations,
     proof_keys: ProofKeys,
     anomalies: Anomalies,
     issuer: Issuer,
@@ -92,6 +95,7 @@ impl Parts {
                 config.tokens.status_list_ttl,
             ),
             invocations: Invocations::new(HostFiles::of_host()),
+            delegations: Delegations::open(&paths.state, agents.clone(), clock.now(), clock.boot_time()),
             proof_keys: ProofKeys::new(MAX_TOKEN_TTL),
             clock,
             agents,
@@ -175,11 +179,22 @@ impl Parts {
     pub fn invocation_deps(&self, config: &Config) -> InvocationDeps {
         InvocationDeps {
             invocations: self.invocations.clone(),
+            delegations: self.delegations.clone(),
             proof_keys: self.proof_keys.clone(),
             revocations: self.revocations.clone(),
             audit: self.audit.clone(),
             clock: self.clock.clone(),
             state_dir: config.paths.state.clone(),
+        }
+    }
+
+    /// For the delegation manager.
+    pub fn delegation_deps(&self) -> DelegationDeps {
+        DelegationDeps {
+            delegations: self.delegations.clone(),
+            proof_keys: self.proof_keys.clone(),
+            audit: self.audit.clone(),
+            clock: self.clock.clone(),
         }
     }
 
@@ -264,6 +279,7 @@ impl Parts {
             revocations: self.revocations,
             invocations: self.invocations,
             proof_keys: self.proof_keys,
+            delegations: self.delegations,
             approvals: Approvals::new(config.approvals.clone(), self.clock.clone()),
             anomalies: self.anomalies,
             anomaly_actions: config.anomaly.actions(),

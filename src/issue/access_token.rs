@@ -7,12 +7,13 @@ use serde::Serialize;
 
 use super::attested_claims::{BinaryId, attested_claims};
 use super::error::Error;
+use super::host_identity::HostIdentity;
 use super::hostbadge_claim::HostbadgeClaim;
 use super::issuer::{IssuerKeys, IssuerState};
 use super::jws::{UnsignedJws, new_jti};
 use super::status_list::StatusClaim;
 use super::token_period::TokenPeriod;
-use crate::agents::Binding;
+use crate::agents::{AgentEntry, Binding};
 use crate::clock::Timestamp;
 use crate::policy::{ErrorCode, Permit, Refusal, Signer};
 use crate::revocation::status::{NewSubject, StatusLists, TokenStatus};
@@ -150,6 +151,8 @@ struct AccessTokenClaims<'a> {
     binary_id: Option<BinaryId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cnf: Option<Confirmation<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Actor>,
     hostbadge: HostbadgeClaim<'a>,
 }
 
@@ -162,6 +165,22 @@ enum Confirmation<'a> {
     /// SHA-256 of a certificate (RFC 8705 section 3.1).
     #[serde(rename = "x5t#S256")]
     Certificate(&'a str),
+}
+
+/// The sub-agent that acts for the agent in `sub`, and within it the one that delegated to it (RFC 8693 section 4.1).
+#[derive(Serialize)]
+struct Actor {
+    sub: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Box<Actor>>,
+}
+
+impl Actor {
+    /// `None` for a registered agent, which acts for itself.
+    fn of(entry: &AgentEntry, host: &HostIdentity) -> Option<Actor> {
+        let parent = entry.parent.as_deref()?;
+        Some(Actor { sub: host.spiffe_id(entry), act: Actor::of(parent, host).map(Box::new) })
+    }
 }
 
 impl<'a> Confirmation<'a> {
@@ -193,6 +212,7 @@ pub(super) fn build(
     let jti = new_jti()?;
     let period = TokenPeriod::new(now, permit.ttl());
     let spiffe_id = host.spiffe_id(agent.entry());
+    let delegating = agent.entry().parent.as_ref().map(|_| host.spiffe_id(agent.entry().root()));
     let subject = NewSubject {
         spiffe_id: &spiffe_id,
         audiences: &[permit.audience()],
@@ -204,7 +224,7 @@ pub(super) fn build(
     let token = TokenStatus { tenant, subject, jti: &jti, expires: period.expires };
     let claims = AccessTokenClaims {
         iss: issuer.issuer(),
-        sub: &spiffe_id,
+        sub: delegating.as_deref().unwrap_or(&spiffe_id),
         client_id: agent.name().as_str(),
         aud: permit.audience(),
         iat: period.not_before,
@@ -216,6 +236,7 @@ pub(super) fn build(
         attest_methods,
         binary_id,
         cnf: Confirmation::of(permit)?,
+        act: Actor::of(agent.entry(), host),
         hostbadge: HostbadgeClaim::new(
             host,
             agent,

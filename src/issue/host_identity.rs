@@ -1,6 +1,6 @@
 //! The names of this host: its id, its trust domain and its issuer URL.
 
-use crate::agents::AgentEntry;
+use crate::agents::{AgentEntry, AgentName};
 
 /// The names of a host, and whether its TPM is a chip.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,13 @@ impl HostIdentity {
     /// The agent's SPIFFE ID on this host.
     pub fn spiffe_id(&self, agent: &AgentEntry) -> String {
         format!("spiffe://{}{}", self.trust_domain, agent.spiffe_path(&self.id))
+    }
+
+    /// The SPIFFE ID of a sub-agent of this agent. `name` has those of both.
+    pub fn sub_agent_id(&self, parent: &AgentEntry, name: &AgentName) -> String {
+        let path = parent.spiffe_path(&self.id);
+        let above = path.strip_suffix(parent.name.as_str()).unwrap_or(&path);
+        format!("spiffe://{}{above}{name}", self.trust_domain)
     }
 
     /// `iss` of the tokens of a tenant's agents, or of agents without one.

@@ -22,6 +22,9 @@ pub(super) struct HostbadgeClaim<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     exe_sha256: Option<Sha256Digest>,
     peer: &'static str,
+    /// Of a sub-agent: who keeps its processes in its cgroup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boundary: Option<&'static str>,
     tpm: &'static str,
     key: &'static str,
     posture: Posture,
@@ -57,6 +60,7 @@ impl<'a> HostbadgeClaim<'a> {
             invocation: peer.invocation.as_deref(),
             exe_sha256: agent.exe_sha256(),
             peer: if peer.pinned { "pinned" } else { "unpinned" },
+            boundary: agent.delegation().map(|delegation| delegation.boundary.as_str()),
             tpm: host.tpm_kind(),
             key: key_protection,
             posture,

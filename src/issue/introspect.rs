@@ -82,6 +82,11 @@ fn token_type(claims: &serde_json::Value) -> &'static str {
     if is_bound { Binding::Dpop.token_type() } else { Binding::None.token_type() }
 }
 
+/// The SPIFFE ID of the sub-agent that acts for the agent in `sub` (RFC 8693 section 4.1).
+fn acting_id(claims: &serde_json::Value) -> Option<&str> {
+    claims["act"]["sub"].as_str()
+}
+
 impl IssuerState {
     /// Checks signature, times, issuer and audience, that it is not revoked, and that the agent is of `tenant`, the
     /// caller's, and still registered with a grant for the audience and with the conditions that it met. Agents without a tenant
@@ -109,7 +114,7 @@ impl IssuerState {
         let claims = &verified.claims;
         let subject = TokenSubject {
             name: &claims.client_id,
-            spiffe_id: &claims.sub,
+            spiffe_id: acting_id(&verified.raw_claims).unwrap_or(&claims.sub),
             kid: &verified.kid,
             jti: Some(&claims.jti),
             expires: Some(Timestamp::from_secs(claims.exp)),

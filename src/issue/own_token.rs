@@ -33,9 +33,9 @@ impl OwnToken {
         self.verified.claims.agent()
     }
 
-    /// The SPIFFE ID of the agent.
+    /// The SPIFFE ID of the agent. In an access token of a sub-agent, `sub` is the agent that it acts for.
     pub fn spiffe_id(&self) -> &str {
-        &self.verified.claims.sub
+        self.verified.raw_claims["act"]["sub"].as_str().unwrap_or(&self.verified.claims.sub)
     }
 
     /// `exp`.

@@ -49,7 +49,7 @@ impl IssuerState {
         let claims = serde_json::Value::Object(svid.claims);
         if is_own {
             let token = TokenSubject {
-                name: svid.spiffe_id.rsplit('/').next().unwrap_or_default(),
+                name: verify::agent_of_id(&svid.spiffe_id).unwrap_or_default(),
                 spiffe_id: &svid.spiffe_id,
                 kid: &svid.kid,
                 jti: Some(jti.as_deref().unwrap_or_default()),

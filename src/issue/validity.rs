@@ -2,7 +2,7 @@
 //! JWT-SVIDs and status lists.
 
 use super::issuer::IssuerState;
-use crate::agents::{MatchTag, Registrations, TagCheck};
+use crate::agents::{MatchTag, Registrations, TagCheck, root_agent};
 use crate::clock::Timestamp;
 use crate::invocations::{Invocations, TokenInvocation};
 use crate::revocation::{IssuedToken, Revocations};
@@ -28,7 +28,7 @@ pub struct Undecided(String);
 pub(super) struct TokenSubject<'a> {
     /// The agent's name.
     pub name: &'a str,
-    /// Its SPIFFE ID.
+    /// Its SPIFFE ID: of a sub-agent its own, which is not that of the claim `sub` in an access token.
     pub spiffe_id: &'a str,
     /// The key that signed it.
     pub kid: &'a str,
@@ -76,9 +76,14 @@ impl IssuerState {
     ) -> Result<Option<String>, Undecided> {
         let ValidNow { registrations, revocations, invocations } = valid;
         let name = token.name;
-        let Some(entry) = registrations.agents.get(name) else {
-            return Ok(Some(format!("agent \"{name}\" is not registered any more")));
+        let Some(entry) = registrations.find(name) else {
+            let what = if name == root_agent(name) { "registered" } else { "delegated" };
+            return Ok(Some(format!("agent \"{name}\" is not {what} any more")));
         };
+        let delegation = registrations.delegations.get(name);
+        if delegation.is_some_and(|delegation| token.invocation != Some(&*delegation.invocation)) {
+            return Ok(Some(format!("agent \"{name}\" was delegated again since it was issued")));
+        }
         if self.host().spiffe_id(entry) != token.spiffe_id {
             return Ok(Some(format!("agent \"{name}\" has a different SPIFFE ID now")));
         }
@@ -88,6 +93,7 @@ impl IssuerState {
         let issued = IssuedToken {
             agent: entry,
             invocation: token.invocation,
+            parent_invocations: delegation.map_or(&[], |delegation| &delegation.parent_invocations),
             kid: token.kid,
             jti: token.jti.unwrap_or_default(),
             epoch: token.epoch,

@@ -91,6 +91,7 @@ impl IssuerState {
         now: Timestamp,
     ) -> Result<WitSvid, Refusal> {
         let agent = permit.agent().clone();
+        let ttl = agent.cap(ttl, now);
         mint(self, permit, ttl, now).map_err(|error| {
             Refusal::new(error.refusal_code(), error.to_string())
                 .with_peer(agent.peer())

@@ -64,6 +64,46 @@ pub struct Container {
     pub owner: Option<u32>,
 }
 
+/// Where a process is in the unified hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCgroup {
+    /// The path of its cgroup.
+    path: Box<str>,
+    /// The length of the path of the cgroup that is its unit, user unit or container; 0 if it is in none.
+    bounding: usize,
+}
+
+impl PeerCgroup {
+    /// The cgroup of a process with this text in `/proc/PID/cgroup`; `None` if the cgroup in systemd's hierarchy is
+    /// another one, as with cgroup version 1, or is not visible here.
+    pub(super) fn parse(text: &[u8]) -> Option<PeerCgroup> {
+        let paths = CgroupPaths::parse(text)?;
+        let path = paths.unified?;
+        let is_other = paths.systemd.is_some_and(|systemd| systemd != path);
+        if is_other || !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+            return None;
+        }
+        Some(PeerCgroup { path: path.into(), bounding: bounding_path(text).map_or(0, str::len) })
+    }
+
+    /// A process in the cgroup at `path`, whose unit has the cgroup at `bounding`, one of those above.
+    #[cfg(test)]
+    pub(crate) fn of_test(path: &str, bounding: &str) -> PeerCgroup {
+        PeerCgroup { path: path.into(), bounding: bounding.len() }
+    }
+
+    /// The path of the process's own cgroup.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The path of the cgroup of its unit, user unit or container, or of its own cgroup if it is in none of them;
+    /// `None` if it is in no cgroup but slices.
+    pub fn bounding(&self) -> Option<&str> {
+        self.path.get(..self.bounding).filter(|path| !path.is_empty())
+    }
+}
+
 /// Returns what the text of `/proc/PID/cgroup` (cgroups(7)) names.
 pub fn parse(text: &[u8]) -> CgroupNames {
     systemd_path(text).map(names_of_path).unwrap_or_default()

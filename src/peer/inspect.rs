@@ -67,6 +67,7 @@ impl InspectedProcess {
             user_unit,
             session,
             container,
+            cgroup: snapshot.unified_cgroup(),
             invocation: Some(invocation),
             is_future: false,
             exe: process.executable(&snapshot).map(Arc::new),

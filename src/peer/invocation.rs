@@ -17,20 +17,19 @@ use std::fs;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use data_encoding::HEXLOWER;
 use nix::errno::Errno;
 
 use super::cgroup::{self, CgroupNames};
+use super::cgroup_dir::{Cgroup, unified_mount};
 use super::process_stat::ProcessStat;
 use super::sys;
 use crate::digest::sha256;
 
 const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
-/// Where the unified hierarchy is mounted, on hosts with cgroup version 2 and on hybrid ones.
-const UNIFIED_MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// Where the version of a UUID is among its 32 hexadecimal digits.
 const VERSION_DIGIT: usize = 12;
 
@@ -84,6 +83,15 @@ impl Invocation {
         }
     }
 
+    /// The invocation of the processes in a cgroup that was delegated to the agent of this name. It ends with the cgroup,
+    /// and is another one than that of processes in the cgroup before.
+    pub fn of_delegated(cgroup: &Cgroup, agent: &str) -> Invocation {
+        Invocation {
+            id: derive_id("delegation", &[&cgroup.id().to_string(), agent]),
+            end: InvocationEnd::Cgroup { path: cgroup.path().to_owned(), id: cgroup.id() },
+        }
+    }
+
     /// What ends it.
     pub fn end(&self) -> &InvocationEnd {
         &self.end
@@ -125,13 +133,6 @@ pub fn is_invocation_of_unit(id: &str) -> bool {
 pub fn boot_id() -> &'static str {
     static BOOT_ID: OnceLock<String> = OnceLock::new();
     BOOT_ID.get_or_init(|| fs::read_to_string(BOOT_ID_FILE).unwrap_or_default().trim_end().to_owned())
-}
-
-/// Where the unified hierarchy is mounted; `None` on hosts without it.
-pub fn unified_mount() -> Option<&'static Path> {
-    static MOUNT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let is_unified = |mount: &PathBuf| mount.join("cgroup.controllers").exists();
-    MOUNT.get_or_init(|| UNIFIED_MOUNTS.into_iter().map(PathBuf::from).find(is_unified)).as_deref()
 }
 
 fn of_cgroup(mount: &Path, cgroup: &[u8]) -> Option<Invocation> {

@@ -14,6 +14,7 @@
 
 mod bus_message;
 mod cgroup;
+mod cgroup_dir;
 #[cfg(test)]
 mod cgroup_paths;
 mod content_cache;
@@ -44,15 +45,17 @@ use std::sync::{Arc, Mutex};
 #[cfg(test)]
 pub(crate) use cgroup::CgroupNames;
 pub use cgroup::{
-    Container, INVOCATION_LINK_PREFIX, INVOCATION_LINKS_DIR, Session, UserUnit, read_invocation_id,
+    Container, INVOCATION_LINK_PREFIX, INVOCATION_LINKS_DIR, PeerCgroup, Session, UserUnit,
+    read_invocation_id,
 };
+pub use cgroup_dir::{Boundary, Cgroup, CgroupError, is_at_or_below, slice_path, unified_mount};
 pub use content_cache::ContentCache;
 pub use digest_cache::DigestCache;
 pub use digest_error::DigestError;
 pub use groups::{Groups, MAX_GROUPS};
 pub use inspect::{InspectError, InspectedProcess};
 pub use invocation::{
-    Invocation, InvocationEnd, boot_id, is_invocation_of_unit, is_leader_running, leader_pidfd, unified_mount,
+    Invocation, InvocationEnd, boot_id, is_invocation_of_unit, is_leader_running, leader_pidfd,
 };
 pub use login_uid::login_uid;
 pub use reader::{READER_ARGUMENT, Readers, serve_reader};
@@ -69,6 +72,13 @@ use crate::mutex::lock;
 /// The process at the other end of a socket, as identified for one request. Clones share the data.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<PeerInfo>);
+
+impl Peer {
+    /// The same process in another invocation, that of a cgroup which was delegated.
+    pub fn in_invocation(&self, invocation: Invocation) -> Peer {
+        Peer(Arc::new(self.0.in_invocation(invocation)))
+    }
+}
 
 #[cfg(test)]
 impl Peer {
@@ -107,6 +117,8 @@ pub struct PeerInfo {
     pub session: Option<Session>,
     /// The container.
     pub container: Option<Container>,
+    /// The cgroups of the process in the unified hierarchy.
+    pub cgroup: Option<PeerCgroup>,
     /// The invocation that the process is part of. The kernel and systemd tell it of every process; tests may
     /// have none.
     pub invocation: Option<Invocation>,
@@ -138,6 +150,7 @@ impl PeerInfo {
             user_unit: cgroup.user_unit,
             session: cgroup.session,
             container: cgroup.container,
+            cgroup: None,
             invocation: None,
             is_future: false,
             exe: exe.map(|path| Arc::new(executable::Executable::of_test(path))),
@@ -207,6 +220,26 @@ impl PeerInfo {
     /// The unit in the service manager of the peer's own user.
     pub fn own_user_unit(&self) -> Option<&str> {
         self.user_unit.as_ref().filter(|unit| unit.uid == self.uid).map(|unit| unit.name.as_str())
+    }
+
+    /// The same process in another invocation, that of a cgroup which was delegated.
+    fn in_invocation(&self, invocation: Invocation) -> PeerInfo {
+        PeerInfo {
+            pid: self.pid,
+            uid: self.uid,
+            gid: self.gid,
+            groups: self.groups.clone(),
+            pinned: self.pinned,
+            unit: self.unit.clone(),
+            user_unit: self.user_unit.clone(),
+            session: self.session.clone(),
+            container: self.container.clone(),
+            cgroup: self.cgroup.clone(),
+            invocation: Some(invocation),
+            is_future: self.is_future,
+            exe: self.exe.clone(),
+            finding: Mutex::default(),
+        }
     }
 
     /// Whether the peer is in a login session of its own user.

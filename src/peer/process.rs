@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 
-use super::cgroup::CgroupNames;
+use super::cgroup::{CgroupNames, PeerCgroup};
 use super::executable::Executable;
 use super::groups::{Groups, MAX_GROUPS};
 use super::invocation::Invocation;
@@ -176,6 +176,11 @@ impl ProcessHandle {
 }
 
 impl ProcessSnapshot {
+    /// The cgroups of the process in the unified hierarchy.
+    pub fn unified_cgroup(&self) -> Option<PeerCgroup> {
+        PeerCgroup::parse(&self.cgroup)
+    }
+
     /// The text of `/proc/PID/cgroup` if the process is still in the same cgroup. A cgroup of the unified
     /// hierarchy cannot be renamed, so its ID stands for its path; where a process is in other hierarchies
     /// too, the text has to be read, which takes a lock of the whole kernel.

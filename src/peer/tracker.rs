@@ -141,6 +141,7 @@ fn build_peer(
     snapshot: &ProcessSnapshot,
 ) -> Result<Peer, Error> {
     let (CgroupNames { unit, user_unit, session, container }, invocation) = process.names(snapshot)?;
+    let cgroup = snapshot.unified_cgroup();
     Ok(Peer(Arc::new(PeerInfo {
         pid: credentials.pid,
         uid: credentials.uid,
@@ -151,6 +152,7 @@ fn build_peer(
         user_unit,
         session,
         container,
+        cgroup,
         invocation: Some(invocation),
         is_future: false,
         exe: process.executable(snapshot).map(Arc::new),

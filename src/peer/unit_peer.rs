@@ -22,6 +22,7 @@ impl Peer {
             user_unit: None,
             session: None,
             container: None,
+            cgroup: self.cgroup.clone(),
             invocation: self.invocation.clone(),
             is_future: true,
             exe: None,

@@ -179,6 +179,7 @@ impl CertificateIssuer {
                 .map_err(internal_error)?,
         };
         let ttl = params.ttl.map_or(self.0.ttl, |ttl| ttl.min(self.0.ttl));
+        let ttl = permit.agent().cap(ttl, now);
         let (certificate, leaf) =
             active.issuing_ca.sign_leaf(&spiffe_id, &subject_key, ttl, now).map_err(internal_error)?;
         let invocation = permit.agent().peer().invocation.as_deref().and_then(InvocationTag::of_id);

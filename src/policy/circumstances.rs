@@ -36,7 +36,7 @@ pub struct Circumstances {
 }
 
 impl Circumstances {
-    /// Refuses an agent to which nothing is issued, because it is revoked.
+    /// Refuses an agent to which nothing is issued, because it is revoked, or a sub-agent whose time has ended.
     ///
     /// # Errors
     /// `access_denied`; `temporarily_unavailable` while it is not known what is revoked.
@@ -47,12 +47,23 @@ impl Circumstances {
             return Err(self.refusal(Refusal::new(ErrorCode::TemporarilyUnavailable, description), agent));
         }
         match self.revocations.blocking(agent) {
-            None => Ok(()),
+            None => self.check_delegation(agent),
             Some(revocation) => {
                 let refusal = Refusal::new(ErrorCode::AccessDenied, revocation.description());
                 Err(self.refusal(refusal.at(Stage::Identity).imposed(), agent))
             }
         }
+    }
+
+    /// Refuses a sub-agent whose time has ended, before that takes effect everywhere.
+    fn check_delegation(&self, agent: &AuthenticatedAgent) -> Result<(), Refusal> {
+        let Some(delegation) = agent.delegation() else { return Ok(()) };
+        let limits = TimeLimits { expires: Some(delegation.expires), hours: None };
+        limits.check(self.time).map_err(|not_now| {
+            let refusal =
+                Refusal::new(ErrorCode::AccessDenied, format!("the delegation has ended: {not_now}"));
+            self.refusal(refusal.at(Stage::Identity).imposed(), agent)
+        })
     }
 
     /// Asks the policies, after the grants have allowed what is requested.

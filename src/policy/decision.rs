@@ -187,7 +187,7 @@ pub fn decide(
     let limits = &terms.grant.item.limits;
     circumstances.check_limits(agent.entry(), GRANT, limits).map_err(named)?;
     let requested_ttl = terms.ttl.as_secs();
-    terms.ttl = limits.cap(terms.ttl, circumstances.time.now);
+    terms.ttl = agent.cap(limits.cap(terms.ttl, circumstances.time.now), circumstances.time.now);
     let GrantTerms { ref grant, ttl, signer, binding, .. } = terms;
     let host_posture = &circumstances.posture;
     let posture = check_posture(grant.posture.unwrap_or(host_posture.mode), host_posture).map_err(named)?;

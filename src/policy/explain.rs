@@ -234,7 +234,7 @@ fn explain_context(
     let now = circumstances.time.now;
     let local_time = circumstances.policies.local_time(now);
     let question = Question { principal, act, process, posture: posture.as_str(), now, local_time };
-    match circumstances.policies.ask(&question) {
+    match circumstances.policies.ask(entry, question) {
         Err(refusal) => {
             Layer::refuses(Vec::new(), refusal.description, "the policy files would have to be corrected")
         }

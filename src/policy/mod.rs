@@ -4,7 +4,7 @@
 //! or a [`Refusal`]. Requests are refused unless a grant allows them, and a policy can still forbid them
 //! ([`cedar`]). `issue` and `pki` sign only from a
 //! permit ([`Permit`], [`JwtSvidPermit`], [`IdentityPermit`]), `credentials` releases only from a
-//! [`CredentialPermit`], proofs are built only from a [`ProofPermit`], evidence needs an [`AttestationPermit`], and only this module constructs one.
+//! [`CredentialPermit`], cgroups are delegated only from a [`DelegationPermit`], proofs are built only from a [`ProofPermit`], evidence needs an [`AttestationPermit`], and only this module constructs one.
 
 mod admin;
 mod attestation;
@@ -12,6 +12,7 @@ pub mod cedar;
 mod circumstances;
 mod credential;
 mod decision;
+mod delegation;
 mod explain;
 mod explain_proof;
 mod jwt_svid;
@@ -33,6 +34,7 @@ pub use credential::{CredentialPermit, CredentialRequest, decide_credential};
 pub use decision::{
     IdentityPermit, Permit, Signer, TokenRequest, decide, decide_identity, decide_kept_identity,
 };
+pub use delegation::{DelegationPermit, DelegationRequest, decide_delegation};
 pub use explain::{ExplainedRequest, Explanation, explain, ttl_of_record};
 pub use jwt_svid::{JwtSvidPermit, JwtSvidRequest, MAX_AUDIENCES, decide_jwt_svid};
 pub use layer::{Layer, LayerOutcome, Rule};

@@ -32,6 +32,8 @@ pub struct IssuedToken<'a> {
     pub agent: &'a AgentEntry,
     /// The invocation of the process that got it.
     pub invocation: Option<&'a str>,
+    /// Of a sub-agent: the invocations of the agents above it.
+    pub parent_invocations: &'a [Box<str>],
     /// The key that signed it.
     pub kid: &'a str,
     /// Its identifier.
@@ -124,7 +126,10 @@ impl RevocationSet {
 
     /// Why an agent's process gets nothing; `None` if no revocation is the reason.
     pub fn blocking(&self, agent: &AuthenticatedAgent) -> Option<&Revocation> {
-        self.blocking_process(agent.entry(), agent.peer().invocation.as_deref())
+        if self.blocking == 0 {
+            return None;
+        }
+        self.find(agent.entry(), agent.invocations(), |one| one.is_blocking)
     }
 
     /// Why an agent gets nothing, whichever of its processes asks.
@@ -137,7 +142,7 @@ impl RevocationSet {
         if self.blocking == 0 {
             return None;
         }
-        self.find(agent, invocation, |one| one.is_blocking)
+        self.find(agent, invocation.into_iter(), |one| one.is_blocking)
     }
 
     /// Whether nothing is signed by this key any more.
@@ -151,21 +156,24 @@ impl RevocationSet {
             return None;
         }
         let by_key = self.get(&Target::new(TargetKind::Key, token.kid));
-        by_key.or_else(|| self.find(token.agent, token.invocation, |one| token.epoch < one.epoch))
+        let above = token.parent_invocations.iter().map(|id| &**id);
+        let invocations = token.invocation.into_iter().chain(above);
+        by_key.or_else(|| self.find(token.agent, invocations, |one| token.epoch < one.epoch))
     }
 
-    fn find(
+    /// A revocation of an agent is one of its sub-agents too.
+    fn find<'a>(
         &self,
         agent: &AgentEntry,
-        invocation: Option<&str>,
+        mut invocations: impl Iterator<Item = &'a str>,
         holds: impl Fn(&Revocation) -> bool,
     ) -> Option<&Revocation> {
         let find = |kind, value: Option<&str>| self.get(&Target::new(kind, value?)).filter(|one| holds(one));
         find(TargetKind::Everything, Some(""))
             .or_else(|| find(TargetKind::Tenant, agent.tenant.as_deref()))
             .or_else(|| find(TargetKind::Owner, agent.owner.as_deref()))
-            .or_else(|| find(TargetKind::Agent, Some(agent.name.as_str())))
-            .or_else(|| find(TargetKind::Invocation, invocation))
+            .or_else(|| agent.name.lineage().find_map(|name| find(TargetKind::Agent, Some(name))))
+            .or_else(|| invocations.find_map(|id| find(TargetKind::Invocation, Some(id))))
     }
 
     /// A set with this revocation in place of an earlier one of the target.
@@ -226,7 +234,14 @@ mod tests {
     #[test]
     fn each_scope_revokes_what_was_issued_before_and_blocks_until_it_is_lifted() {
         let agent = entry();
-        let token = |epoch| IssuedToken { agent: &agent, invocation: Some("i"), kid: "k", jti: "j", epoch };
+        let token = |epoch| IssuedToken {
+            agent: &agent,
+            invocation: Some("i"),
+            parent_invocations: &[],
+            kid: "k",
+            jti: "j",
+            epoch,
+        };
         for (kind, value) in [
             (TargetKind::Everything, ""),
             (TargetKind::Tenant, "acme"),
@@ -254,6 +269,27 @@ mod tests {
             let set = RevocationSet::new(0, [revocation(kind, value, 7)]);
             assert!(set.revoking(&token(0)).is_none() && set.blocking_process(&agent, Some("i")).is_none());
         }
+        // What is revoked of an agent is revoked of its sub-agents, and not the reverse.
+        let parents = ["p".into(), "i".into()];
+        let sub_agent = AgentEntry { name: agent.name.of_sub_agent("s").unwrap(), ..(*agent).clone() };
+        let of_sub = IssuedToken {
+            agent: &sub_agent,
+            invocation: Some("s"),
+            parent_invocations: &parents,
+            ..token(6)
+        };
+        for (kind, value) in
+            [(TargetKind::Agent, "a"), (TargetKind::Agent, "a/sub/s"), (TargetKind::Invocation, "p")]
+        {
+            let set = RevocationSet::new(4, [revocation(kind, value, 7)]);
+            assert!(
+                set.revoking(&of_sub).is_some()
+                    && set.revoking(&IssuedToken { epoch: 7, ..of_sub }).is_none()
+            );
+        }
+        let set = RevocationSet::new(4, [revocation(TargetKind::Agent, "a/sub/s", 7)]);
+        assert!(set.revoking(&token(6)).is_none() && set.blocking_entry(&agent).is_none());
+        assert!(set.blocking_entry(&sub_agent).is_some());
         // A key signs nothing that is valid, whatever the epoch.
         let set = RevocationSet::new(0, [revocation(TargetKind::Key, "k", 1)]);
         assert!(set.revoking(&token(9)).is_some() && set.blocks_key("k") && !set.blocks_key("a"));

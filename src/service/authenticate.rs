@@ -105,7 +105,8 @@ impl IdentityService {
     pub(super) fn check_agent_rate(&self, agent: &AuthenticatedAgent) -> Result<(), Rejection> {
         let check =
             |key| self.check_rate(key, Some(agent.peer())).map_err(|rejection| rejection.with_agent(agent));
-        check(RateLimitKey::Agent(agent.name().clone()))?;
+        // Sub-agents share the rate of the agent that they act for, so that delegating gives no more of it.
+        check(RateLimitKey::Agent(agent.entry().root().name.clone()))?;
         match &agent.entry().tenant {
             Some(tenant) if self.deps.limiter.tenants().of(Some(tenant)).rate.is_some() => {
                 check(RateLimitKey::Tenant(tenant.clone()))
@@ -180,8 +181,11 @@ fn error_code(error: &IdentifyError) -> ErrorCode {
     match error {
         IdentifyError::NoDigest { error, .. } if error.is_temporary() => ErrorCode::TemporarilyUnavailable,
         IdentifyError::Content { is_temporary: true, .. } => ErrorCode::TemporarilyUnavailable,
-        IdentifyError::NotLoaded | IdentifyError::Unresolved => ErrorCode::TemporarilyUnavailable,
+        IdentifyError::NotLoaded | IdentifyError::Unresolved | IdentifyError::UnknownDelegations { .. } => {
+            ErrorCode::TemporarilyUnavailable
+        }
         IdentifyError::NoMatch
+        | IdentifyError::Ended { .. }
         | IdentifyError::AgentMismatch(_)
         | IdentifyError::TooManyGroups
         | IdentifyError::Unmeasured { .. }

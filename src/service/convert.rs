@@ -7,24 +7,30 @@ use zeroize::Zeroizing;
 
 use super::error::{AdminError, RequestError};
 use crate::agents::{
-    self, AgentEntry, Algorithm, Assurance, Binding, CredentialGrant, Grant, Granted, LoadStatus, Selectors,
+    self, AgentEntry, Algorithm, Assurance, Binding, CredentialGrant, Delegation, Grant, Granted, LoadStatus,
+    Selectors,
 };
 use crate::audit::Recorded;
 use crate::config::PostureMode;
 use crate::credentials::{CredentialReport, ReleasedCredential, VersionReport};
+use crate::delegation::DelegatedCgroup;
 use crate::enroll::{self, pem};
 use crate::issue::{AccessToken, CertificateReport, HostIdentity, Introspection, IssuedProof};
 use crate::keystore;
-use crate::peer::PeerInfo;
+use crate::peer::{self, PeerInfo};
 use crate::pki::{CaReport, IssuedX509Svid};
 use crate::policy::{ErrorCode, PolicySetId, PolicyStatus, Refusal};
 use crate::posture::Posture;
 use crate::wire::admin::{Agent, AgentCredential, AgentGrant, AgentSelectors, IdOrName};
-use crate::wire::agent::{CertificateResponse, IntrospectionResponse, Peer, ProveResponse, TokenResponse};
+use crate::wire::agent::{
+    CertificateResponse, IntrospectionResponse, Peer, ProveResponse, TokenResponse, WhoamiDelegation,
+};
+use crate::wire::boundary::Boundary;
 use crate::wire::change::PendingChange;
 use crate::wire::credentials::{
     CredentialUse, CredentialUser, ReleaseResponse, StoredCredential, StoredVersion,
 };
+use crate::wire::delegate::DelegateResponse;
 use crate::wire::error::{ErrorResponse, Fault};
 use crate::wire::host::{self, TpmKind};
 use crate::wire::policy::PolicySet;
@@ -59,6 +65,40 @@ impl From<&Recorded<IssuedProof>> for ProveResponse {
                 .collect(),
             jkt: proof.jkt().map(str::to_owned),
             expires_in: proof.lifetime().as_secs(),
+        }
+    }
+}
+
+impl From<&Recorded<DelegatedCgroup>> for DelegateResponse {
+    fn from(delegated: &Recorded<DelegatedCgroup>) -> Self {
+        let delegated = delegated.get();
+        let delegation = delegated.delegation();
+        DelegateResponse {
+            agent: delegation.agent.to_string(),
+            spiffe_id: delegated.spiffe_id().to_owned(),
+            cgroup: delegation.cgroup.path().to_owned(),
+            boundary: delegation.boundary.into(),
+            expires_at: delegation.expires,
+        }
+    }
+}
+
+impl From<&Delegation> for WhoamiDelegation {
+    fn from(delegation: &Delegation) -> Self {
+        WhoamiDelegation {
+            parent: delegation.agent.lineage().nth(1).unwrap_or_default().to_owned(),
+            cgroup: delegation.cgroup.path().to_owned(),
+            boundary: delegation.boundary.into(),
+            expires_at: delegation.expires,
+        }
+    }
+}
+
+impl From<peer::Boundary> for Boundary {
+    fn from(boundary: peer::Boundary) -> Self {
+        match boundary {
+            peer::Boundary::Kernel => Boundary::Kernel,
+            peer::Boundary::Cooperative => Boundary::Cooperative,
         }
     }
 }

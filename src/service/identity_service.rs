@@ -18,6 +18,7 @@ use crate::audit::Audit;
 use crate::clock::{Clock, ClockState, Timestamp};
 use crate::config::{AnomalyActions, SignalSection};
 use crate::credentials::CredentialStore;
+use crate::delegation::Delegations;
 use crate::federation::Federation;
 use crate::invocations::Invocations;
 use crate::issue::{Enrollment, EvidenceSlots, Issuer, KeyAdmin, RotationPolicy, TpmSigner};
@@ -50,6 +51,8 @@ pub struct ServiceDeps {
     pub invocations: Invocations,
     /// The proof keys of agents.
     pub proof_keys: ProofKeys,
+    /// The cgroups of sub-agents.
+    pub delegations: Delegations,
     /// The requests that wait for an approval.
     pub approvals: Approvals,
     /// What agents did, and the alerts about them.

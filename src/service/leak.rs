@@ -195,13 +195,15 @@ impl IdentityService {
 
     /// Why a token is revoked; `None` if it is not.
     fn revoked_reason_of(&self, token: &OwnToken) -> Option<String> {
-        let agents = self.deps.agents.current();
-        let Some(entry) = agents.get(token.agent()) else {
+        let registrations = self.deps.agents.registrations();
+        let Some(entry) = registrations.find(token.agent()) else {
             return Some(format!("agent \"{}\" is not registered any more", token.agent()));
         };
+        let delegation = registrations.delegations.get(token.agent());
         self.deps.revocations.revoked_reason(&IssuedToken {
             agent: entry,
             invocation: token.host_claim("invocation"),
+            parent_invocations: delegation.map_or(&[], |delegation| &delegation.parent_invocations),
             kid: token.verified().key_id(),
             jti: token.jti(),
             epoch: token.epoch(),
@@ -210,8 +212,8 @@ impl IdentityService {
 
     /// Adds what the agent may get.
     fn add_agent(&self, report: &mut LeakResponse) {
-        let agents = self.deps.agents.current();
-        let Some(entry) = report.agent.as_deref().and_then(|name| agents.get(name)) else { return };
+        let registrations = self.deps.agents.registrations();
+        let Some(entry) = report.agent.as_deref().and_then(|name| registrations.find(name)) else { return };
         let released = entry.credentials().filter(|credential| credential.usage == CredentialUse::Release);
         report.credentials = released.map(|credential| credential.name.clone()).collect();
     }

@@ -144,7 +144,7 @@ impl IdentityService {
     ) -> Result<PolicyWhyResponse, AdminError> {
         let request = request_of(query)?;
         let circumstances = self.explained_circumstances(query)?;
-        let agents = self.deps.agents.current();
+        let registrations = self.deps.agents.registrations();
         let answer = |agent: String, identity: Layer, explanation: Option<Explanation>| {
             let policy = circumstances.policies.id().map(set);
             let (grant, context) = match explanation {
@@ -169,7 +169,7 @@ impl IdentityService {
             let identity = Layer::refuses(Vec::new(), format!("the caller was no agent: {detail}"), change);
             return Ok(answer("none".to_owned(), identity, None));
         };
-        let Some(entry) = agents.get(&name) else {
+        let Some(entry) = registrations.find(&name) else {
             let change = "a file of agents.d would have to register it";
             let identity = Layer::refuses(Vec::new(), "no agent of this name is registered", change);
             return Ok(answer(name, identity, None));
@@ -193,6 +193,7 @@ impl IdentityService {
                 .clone()
                 .or(entry.selectors.exe_sha256.map(|digest| digest.to_string())),
             pinned: recorded.is_none_or(|peer| peer.pinned),
+            boundary: registrations.delegations.get(&name).map(|delegation| delegation.boundary.as_str()),
         };
         let explanation = policy::explain(entry, process, &circumstances, &request);
         Ok(answer(name, identity, Some(explanation)))

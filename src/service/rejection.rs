@@ -109,7 +109,7 @@ impl IdentityService {
 
     /// The agent of a refusal as it is registered, which has its owner and tenant; `None` if there is none, or no longer.
     fn entry_of(&self, refusal: &Refusal) -> Option<Arc<AgentEntry>> {
-        self.deps.agents.current().get(refusal.agent.as_ref()?.as_str()).cloned()
+        self.deps.agents.registrations().find(refusal.agent.as_ref()?.as_str()).cloned()
     }
 
     /// Limits the audit records that all unknown callers together cause, and writes none while the disk is

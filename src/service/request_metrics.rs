@@ -28,6 +28,8 @@ pub enum RequestKind {
     TokenRevocation,
     /// A proof of possession, or a client assertion.
     Proof,
+    /// A sub-agent.
+    Delegation,
     /// Evidence of the host's state.
     Evidence,
     /// A nonce, or its use.
@@ -79,7 +81,7 @@ pub struct RequestCount {
 
 impl RequestKind {
     /// All kinds.
-    pub const ALL: [RequestKind; 12] = [
+    pub const ALL: [RequestKind; 13] = [
         RequestKind::AccessToken,
         RequestKind::JwtSvid,
         RequestKind::JwtSvidValidation,
@@ -90,6 +92,7 @@ impl RequestKind {
         RequestKind::Introspection,
         RequestKind::TokenRevocation,
         RequestKind::Proof,
+        RequestKind::Delegation,
         RequestKind::Evidence,
         RequestKind::Nonce,
     ];
@@ -107,6 +110,7 @@ impl RequestKind {
             RequestKind::Introspection => "introspection",
             RequestKind::TokenRevocation => "token_revocation",
             RequestKind::Proof => "proof",
+            RequestKind::Delegation => "delegation",
             RequestKind::Evidence => "evidence",
             RequestKind::Nonce => "nonce",
         }

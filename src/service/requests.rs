@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::error::InvalidRequest;
-use crate::agents::{self, Binding};
+use crate::agents::{self, Binding, DelegatedRight, DelegatedRights};
 use crate::config::parse_duration;
 use crate::issue::{self, EvidenceFormat, Nonce, ProofDetails, ValidationRequest};
 use crate::policy::{self, JwtSvidRequest, MAX_AUDIENCES, ProofTarget};
@@ -14,10 +14,13 @@ use crate::present::{Action, ProofKind};
 use crate::verify;
 use crate::wire::agent::{self, CertificateRequest, ProveRequest, Ttl};
 use crate::wire::credentials::ReleaseRequest;
+use crate::wire::delegate::{DelegateRequest, DelegatedGrant};
 
 /// Longest audience, scope list and agent name of a request, in bytes. Those of `agents.d` are shorter, so a
 /// longer one matches nothing.
 const MAX_FIELD_LEN: usize = 4096;
+/// Rights that one request delegates.
+const MAX_DELEGATED_RIGHTS: usize = 128;
 /// Longest audience of a JWT-SVID, in bytes, as in a grant.
 const MAX_SVID_AUDIENCE_LEN: usize = 512;
 
@@ -40,6 +43,15 @@ pub(super) struct CheckedTokenRequest<'a> {
 pub(super) struct CheckedProofRequest {
     pub request: policy::ProofRequest,
     pub details: ProofDetails,
+}
+
+/// A request for a sub-agent. Its name and its cgroup are not checked yet.
+pub(super) struct CheckedDelegateRequest {
+    pub name: String,
+    pub cgroup: String,
+    pub rights: DelegatedRights,
+    pub ttl: Option<Duration>,
+    pub agent: Option<String>,
 }
 
 /// A request for a certificate with a valid lifetime and agent name. The CSR is not parsed yet.
@@ -69,11 +81,7 @@ pub(super) fn token_request(
         }
     };
     let audience = checked_audience(audience)?;
-    let bind = request.bind.map(|bind| match bind {
-        agent::Bind::None => Binding::None,
-        agent::Bind::Dpop => Binding::Dpop,
-        agent::Bind::Mtls => Binding::Mtls,
-    });
+    let bind = request.bind.map(binding);
     let checked = policy::TokenRequest {
         audience,
         scopes: request.scope.map(scopes).transpose()?,
@@ -134,6 +142,63 @@ pub(super) fn proof_request(request: ProveRequest<'_>) -> Result<CheckedProofReq
         ProofDetails::new(token, nonce, request.content_type.as_deref()).map_err(|e| invalid(&e))?;
     let agent = request.agent.map(agent_name).transpose()?;
     Ok(CheckedProofRequest { request: policy::ProofRequest { kind, target, credential, agent }, details })
+}
+
+pub(super) fn delegate_request(
+    request: DelegateRequest<'_>,
+) -> Result<CheckedDelegateRequest, InvalidRequest> {
+    let DelegateRequest { name, cgroup, grants, ttl, agent } = request;
+    if grants.as_ref().is_some_and(|grants| grants.len() > MAX_DELEGATED_RIGHTS) {
+        return Err(InvalidRequest::new(format!("grants must have at most {MAX_DELEGATED_RIGHTS} entries")));
+    }
+    let rights = match grants {
+        None => DelegatedRights::All,
+        Some(grants) => {
+            DelegatedRights::Some(grants.into_iter().map(delegated_right).collect::<Result<_, _>>()?)
+        }
+    };
+    Ok(CheckedDelegateRequest {
+        name: bounded("name", name)?,
+        cgroup: bounded("cgroup", cgroup)?,
+        rights,
+        ttl: ttl.map(lifetime).transpose()?,
+        agent: agent.map(agent_name).transpose()?,
+    })
+}
+
+fn bounded(what: &str, text: Cow<'_, str>) -> Result<String, InvalidRequest> {
+    if text.len() > MAX_FIELD_LEN {
+        return Err(InvalidRequest::new(format!("{what} must have at most {MAX_FIELD_LEN} bytes")));
+    }
+    Ok(text.into_owned())
+}
+
+fn delegated_right(grant: DelegatedGrant<'_>) -> Result<DelegatedRight, InvalidRequest> {
+    match grant {
+        DelegatedGrant { audience: Some(audience), scope, ttl, bind, credential: None } => {
+            Ok(DelegatedRight::Grant(agents::DelegatedGrant {
+                audience: checked_audience(audience)?,
+                scopes: scope.map(scopes).transpose()?,
+                ttl: ttl.map(lifetime).transpose()?,
+                bind: bind.map(binding),
+            }))
+        }
+        DelegatedGrant { audience: None, scope: None, ttl: None, bind: None, credential: Some(name) } => {
+            Ok(DelegatedRight::Credential(credential_name(name)?))
+        }
+        _ => Err(InvalidRequest::new(
+            "each of grants must have an audience, with scope, ttl and bind where they are to be narrower, or a \
+             credential and nothing else",
+        )),
+    }
+}
+
+fn binding(bind: agent::Bind) -> Binding {
+    match bind {
+        agent::Bind::None => Binding::None,
+        agent::Bind::Dpop => Binding::Dpop,
+        agent::Bind::Mtls => Binding::Mtls,
+    }
 }
 
 fn credential_name(name: Cow<'_, str>) -> Result<String, InvalidRequest> {

@@ -8,7 +8,7 @@ use super::error::{AdminError, InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::request_metrics::RequestKind;
-use crate::agents::{AuthenticatedAgent, is_tenant_name};
+use crate::agents::{AgentName, AuthenticatedAgent, is_tenant_name};
 use crate::audit::Event;
 use crate::clock::BACKDATE;
 use crate::issue::OwnToken;
@@ -157,8 +157,11 @@ impl IdentityService {
             self.deps.issuer.apply_revocations(&self.deps.revocations.current());
             let outcome = revoked?;
             match target.kind() {
-                TargetKind::Agent => self.deps.proof_keys.end_agent(target.value()),
-                TargetKind::Invocation => self.deps.proof_keys.end_invocation(target.value()),
+                TargetKind::Agent => self.end_proof_keys(target.value()),
+                TargetKind::Invocation => {
+                    self.deps.proof_keys.end_invocation(target.value());
+                    self.deps.delegations.end_invocation(target.value(), "its invocation was revoked");
+                }
                 _ => {}
             }
             if outcome == Outcome::Revoked {
@@ -173,6 +176,15 @@ impl IdentityService {
         };
         let changed = |response: &RevokeResponse| response.outcome == RevokeOutcome::Revoked;
         self.within_budget_if(admin, StateCommand::Revoke, revoked, changed).await
+    }
+
+    /// Destroys the proof keys of an agent and of its sub-agents.
+    fn end_proof_keys(&self, agent: &str) {
+        self.deps.proof_keys.end_agent(agent);
+        let active = self.deps.delegations.active();
+        for delegation in active.iter().filter(|one| one.agent.lineage().any(|name| name == agent)) {
+            self.deps.proof_keys.end_invocation(&delegation.invocation);
+        }
     }
 
     /// Lifts the revocation of an agent, invocation, owner or tenant: what was issued before stays revoked.
@@ -307,12 +319,13 @@ impl IdentityService {
             let expires = now.after(crate::agents::MAX_TOKEN_TTL).after(BACKDATE);
             return Ok(Named::Token { jti, expires, is_expired: false, token: None });
         }
-        let agents = self.deps.agents.current();
+        let registrations = self.deps.agents.registrations();
+        let agents = &registrations.agents;
         if let Some(name) = agent {
-            if !is_tenant_name(&name) {
+            if AgentName::parse_any(&name).is_err() {
                 return Err(InvalidRequest::new("agent must be an agent's name").into());
             }
-            if !unregistered && agents.get(&name).is_none() {
+            if !unregistered && registrations.find(&name).is_none() {
                 return Err(AdminError::UnknownAgent);
             }
             return Ok(Named::Target(Target::new(TargetKind::Agent, &name)));

@@ -12,6 +12,7 @@ use super::admin::Admin;
 use super::error::AdminError;
 use super::identity_service::IdentityService;
 use super::signal_error::SignalError;
+use crate::agents::root_agent;
 use crate::config::{SignalSection, insecure_permissions};
 use crate::issue::IssuerState;
 use crate::revocation::{Target, TargetKind};
@@ -93,7 +94,7 @@ impl IdentityService {
                 require_own_issuer(&issuer_state, iss)?;
                 self.agent_with_id(&issuer_state, sub)?
             }
-            EventSubject::Opaque { id } => match self.deps.agents.current().get(id) {
+            EventSubject::Opaque { id } => match self.deps.agents.registrations().find(id) {
                 Some(entry) => entry.name.to_string(),
                 None => {
                     let text = format!("no agent has the name \"{}\"", quoted(id));
@@ -105,7 +106,7 @@ impl IdentityService {
                 return self.token_target(section, jti).await;
             }
         };
-        match section.may_revoke(&agent) {
+        match section.may_revoke(root_agent(&agent)) {
             true => Ok(SignalTarget::Agent(agent)),
             false => Err(SignalError::NotAllowed(agent).into()),
         }
@@ -114,7 +115,9 @@ impl IdentityService {
     /// The audit log tells whose token it is. Without a record, only an issuer that may revoke every agent revokes it.
     async fn token_target(&self, section: &SignalSection, jti: &str) -> Result<SignalTarget, AdminError> {
         match self.issued_to(jti).await? {
-            Some((agent, _)) if section.may_revoke(&agent) => Ok(SignalTarget::Token(jti.to_owned())),
+            Some((agent, _)) if section.may_revoke(root_agent(&agent)) => {
+                Ok(SignalTarget::Token(jti.to_owned()))
+            }
             Some((agent, _)) => Err(SignalError::NotAllowed(agent).into()),
             None if section.may_revoke_all() => Ok(SignalTarget::Token(jti.to_owned())),
             None => {
@@ -125,9 +128,8 @@ impl IdentityService {
     }
 
     fn agent_with_id(&self, issuer_state: &IssuerState, spiffe_id: &str) -> Result<String, SignalError> {
-        let agents = self.deps.agents.current();
-        let mut entries = agents.iter();
-        let entry = entries.find(|entry| issuer_state.host().spiffe_id(entry) == spiffe_id);
+        let registrations = self.deps.agents.registrations();
+        let entry = registrations.all().find(|entry| issuer_state.host().spiffe_id(entry) == spiffe_id);
         entry.map(|entry| entry.name.to_string()).ok_or_else(|| {
             SignalError::UnknownSubject(format!("no agent has the SPIFFE ID \"{}\"", quoted(spiffe_id)))
         })

@@ -3,8 +3,9 @@
 use super::convert;
 use super::error::RequestError;
 use super::identity_service::IdentityService;
+use crate::agents::AuthenticatedAgent;
 use crate::peer::PeerLookup;
-use crate::wire::agent::{Peer, WhoamiHost, WhoamiResponse};
+use crate::wire::agent::{Peer, WhoamiDelegation, WhoamiHost, WhoamiResponse};
 
 impl IdentityService {
     /// The caller's process, its agents and this host. Only refusals are recorded, because nothing is issued.
@@ -16,9 +17,9 @@ impl IdentityService {
             let peer = self.require_peer(lookup)?;
             let agents = self.matching_agents(&peer).await?;
             self.check_agent_rate(&agents[0])?;
-            Ok((peer, agents))
+            Ok(agents)
         };
-        let (peer, agents) = match identified.await {
+        let agents = match identified.await {
             Ok(identified) => identified,
             Err(rejection) => return Err(self.record_rejection(rejection).await),
         };
@@ -32,7 +33,8 @@ impl IdentityService {
             agent: only.map(|agent| agent.name().to_string()),
             spiffe_id: only.and_then(|agent| host.map(|host| host.spiffe_id(agent.entry()))),
             agents: agents.iter().map(|agent| agent.name().to_string()).collect(),
-            peer: Peer::from(&*peer),
+            delegation: only.and_then(AuthenticatedAgent::delegation).map(WhoamiDelegation::from),
+            peer: Peer::from(&**agents[0].peer()),
             host: WhoamiHost {
                 id: host.map(|host| host.id.clone()),
                 tpm: host.map(convert::tpm_kind),

@@ -52,7 +52,7 @@ pub use security_event::{
     EventExpectation, EventSubject, EventType, MAX_EVENT_TOKEN_LEN, SecurityEvent, unverified_issuer,
     verify_security_event,
 };
-pub(crate) use spiffe_id::{is_trust_domain, workload_trust_domain};
+pub(crate) use spiffe_id::{agent_of_id, is_trust_domain, workload_trust_domain};
 pub use status_list::{MAX_STATUS_LIST_LEN, STATUS_LIST_TYP, Status, StatusList, StatusReference};
 pub(crate) use token::WIT_KID_PREFIX;
 pub use token::{

@@ -19,6 +19,19 @@ pub fn workload_trust_domain(id: &str) -> Option<&str> {
     (is_trust_domain(domain) && path.split('/').all(is_valid_segment)).then_some(domain)
 }
 
+/// The name of the agent in the SPIFFE ID of an agent of a hostbadge host
+/// (`spiffe://DOMAIN/host/HOST[/tenant/TENANT]/agent/NAME`), which has slashes where it is a sub-agent's; `None` for
+/// other IDs.
+pub fn agent_of_id(id: &str) -> Option<&str> {
+    let (_, path) = id.strip_prefix("spiffe://")?.split_once('/')?;
+    let (_host, rest) = path.strip_prefix("host/")?.split_once('/')?;
+    let rest = match rest.strip_prefix("tenant/") {
+        Some(rest) => rest.split_once('/')?.1,
+        None => rest,
+    };
+    rest.strip_prefix("agent/").filter(|name| !name.is_empty())
+}
+
 /// Whether `text` is the name of a trust domain: 1 to 255 lower-case letters, digits, dots, hyphens and
 /// underscores.
 pub fn is_trust_domain(text: &str) -> bool {
@@ -29,6 +42,23 @@ pub fn is_trust_domain(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agent_is_what_follows_host_and_tenant() {
+        for (path, expected) in [
+            ("host/h/agent/a", Some("a")),
+            ("host/h/tenant/t/agent/a", Some("a")),
+            ("host/h/tenant/agent/agent/a/sub/agent/sub/b", Some("a/sub/agent/sub/b")),
+            ("host/agent/agent/a", Some("a")),
+            ("host/h/agent/", None),
+            ("host/h/tenant/t", None),
+            ("agent/a", None),
+            ("x/h/agent/a", None),
+        ] {
+            assert_eq!(agent_of_id(&format!("spiffe://example.org/{path}")), expected, "{path}");
+        }
+        assert_eq!(agent_of_id("https://example.org/host/h/agent/a"), None);
+    }
 
     #[test]
     fn spiffe_id_syntax_is_checked() {

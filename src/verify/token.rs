@@ -10,6 +10,7 @@ use super::endorsement::ENDORSEMENT_TYP;
 use super::error::Error;
 use super::jwks::Jwks;
 use super::jws::Jws;
+use super::spiffe_id::agent_of_id;
 use crate::clock::Timestamp;
 use crate::json;
 
@@ -122,7 +123,7 @@ pub struct VerifiedAccessToken {
 impl TokenClaims {
     /// The name of the agent: `client_id`, or the end of `sub`.
     pub fn agent(&self) -> &str {
-        self.client_id.as_deref().unwrap_or_else(|| self.sub.rsplit('/').next().unwrap_or_default())
+        self.client_id.as_deref().or_else(|| agent_of_id(&self.sub)).unwrap_or_default()
     }
 
     /// The audiences; none in a WIT-SVID.

@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::boundary::Boundary;
 use super::host::{Health, Posture, TpmKind};
 use crate::clock::Timestamp;
 
@@ -320,10 +321,27 @@ pub struct WhoamiResponse {
     pub spiffe_id: Option<String>,
     /// Every agent that the caller matches, in alphabetical order.
     pub agents: Vec<String>,
+    /// Of a sub-agent: what it was delegated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegation: Option<WhoamiDelegation>,
     /// The calling process.
     pub peer: Peer,
     /// This host.
     pub host: WhoamiHost,
+}
+
+/// A delegation, as `GET /v1/whoami` reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct WhoamiDelegation {
+    /// The agent that delegated.
+    pub parent: String,
+    /// The cgroup whose processes are the sub-agent.
+    pub cgroup: String,
+    /// `kernel` if only root can move them into other cgroups, else `cooperative`.
+    pub boundary: Boundary,
+    /// When it ends.
+    pub expires_at: Timestamp,
 }
 
 /// The host, as `GET /v1/whoami` reports it.

@@ -10,8 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::{
-    admin, agent, anomaly, approvals, change, clock, comparison, credentials, enroll, error, keys, leak,
-    lifecycle, offboarding, policy, posture, review, revocation, signal, status, tenants,
+    admin, agent, anomaly, approvals, change, clock, comparison, credentials, delegate, enroll, error, keys,
+    leak, lifecycle, offboarding, policy, posture, review, revocation, signal, status, tenants,
 };
 use crate::clock::Timestamp;
 
@@ -91,6 +91,7 @@ fn type_schemas() -> Map<String, Value> {
     requests.subschema_for::<agent::ProveRequest<'_>>();
     requests.subschema_for::<agent::TokenRequest<'_>>();
     requests.subschema_for::<agent::UseNonceRequest>();
+    requests.subschema_for::<delegate::DelegateRequest<'_>>();
     requests.subschema_for::<credentials::PutCredentialRequest>();
     requests.subschema_for::<credentials::ReleaseRequest<'_>>();
     requests.subschema_for::<credentials::RemoveCredentialRequest>();
@@ -145,6 +146,7 @@ fn type_schemas() -> Map<String, Value> {
     responses.subschema_for::<credentials::ReleaseResponse<'_>>();
     responses.subschema_for::<credentials::RemoveCredentialResponse>();
     responses.subschema_for::<credentials::StoredCredential>();
+    responses.subschema_for::<delegate::DelegateResponse>();
     responses.subschema_for::<enroll::CredentialResponse>();
     responses.subschema_for::<error::ErrorResponse>();
     responses.subschema_for::<keys::KeysResponse>();

@@ -46,6 +46,7 @@ const SCOPES: [&str; 4] = ["docs.read", "docs.write", "admin", "x"];
 const UNITS: [&str; 3] = ["researcher.service", "cron.service", "a@b.service"];
 /// From the first of January 1970 on.
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+const BOUNDARIES: [&str; 2] = ["kernel", "cooperative"];
 const POSTURES: [&str; 5] = ["off", "accepted", "changed", "unaccepted", "stale"];
 
 fn quoted(text: &str) -> String {
@@ -88,6 +89,9 @@ fn condition(random: &mut Generator, is_token: bool, depth: usize) -> String {
             "context.peer has unit && context.peer.unit like \"{}\"",
             random.of(&["*.service", "cron*", "a@*"])
         ),
+        7 if random.often(50) => {
+            "context.peer has boundary && context.peer.boundary == \"kernel\"".to_owned()
+        }
         7 => "context.peer has exe_sha256 && context.peer.exe_sha256 like \"0*\"".to_owned(),
         8 => format!("principal has tenant && principal.tenant == {}", quoted(random.of(&TENANTS))),
         9 => format!("principal.roles.contains({})", quoted(random.of(&ROLES))),
@@ -154,8 +158,14 @@ fn question(random: &mut Generator) -> (Question<'static>, Value, Value) {
         invocation: random.often(50).then_some("0123456789abcdef0123456789abcdef"),
         exe_sha256: random.often(50).then(|| random.of(&["0", "f"]).repeat(64)),
         pinned: random.often(70),
+        boundary: random.often(30).then(|| random.of(&BOUNDARIES)),
     };
-    let act = match random.below(6) {
+    let act = match random.below(7) {
+        6 => Act::Delegate {
+            name: "researcher/sub/fetch",
+            ttl: 1 + random.below(3600) as u64,
+            boundary: random.of(&BOUNDARIES),
+        },
         5 => Act::Prove {
             kind: random.of(&["dpop", "wpt"]),
             url: "https://api.example.com/v1/items",
@@ -201,6 +211,7 @@ fn to_json(question: &Question<'_>) -> (Value, Value) {
     insert_some(&mut peer, "unit", process.unit);
     insert_some(&mut peer, "invocation", process.invocation);
     insert_some(&mut peer, "exe_sha256", process.exe_sha256.clone());
+    insert_some(&mut peer, "boundary", process.boundary);
     let seconds = question.now.as_secs();
     let day = 26 + (seconds - START) / (24 * 3600);
     let (month, day) = if day <= 30 { (11, day) } else { (12, day - 30) };
@@ -240,15 +251,27 @@ fn to_json(question: &Question<'_>) -> (Value, Value) {
             insert_some(&mut context, "body_sha256", *body_sha256);
             ("prove", "Url", *url)
         }
+        Act::Delegate { name, ttl, boundary } => {
+            context["ttl"] = json!(ttl);
+            context["boundary"] = json!(boundary);
+            ("delegate", "Agent", *name)
+        }
     };
+    // A sub-agent has what its parent has.
+    let mut attributes_of_sub_agent = attributes.clone();
+    attributes_of_sub_agent["name"] = json!(id);
+    attributes_of_sub_agent["depth"] = json!(principal.depth + 1);
+    let is_sub_agent = matches!(question.act, Act::Delegate { .. });
+    let parents_of_resource = if is_sub_agent { parents.clone() } else { Vec::new() };
     let attributes_of_resource = match &question.act {
+        Act::Delegate { .. } => attributes_of_sub_agent,
         Act::Certificate | Act::Attest => json!({}),
         Act::Prove { url, origin, .. } => json!({ "url": url, "origin": origin }),
         Act::Token { .. } | Act::Credential { .. } => json!({ "name": id }),
     };
     let entities = json!([
         { "uid": uid("Agent", principal.name), "attrs": attributes, "parents": parents },
-        { "uid": uid(kind, id), "attrs": attributes_of_resource, "parents": [] },
+        { "uid": uid(kind, id), "attrs": attributes_of_resource, "parents": parents_of_resource },
     ]);
     let request = json!({
         "principal": format!("Agent::{}", quoted(principal.name)),

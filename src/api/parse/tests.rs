@@ -25,6 +25,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
         "approve" => approve_request(body).map(drop),
         "confirm" => confirm_recovery_key_request(body).map(drop),
         "prove" => prove_request(body).map(drop),
+        "delegate" => delegate_request(body).map(drop),
         "release" => release_request(body).map(drop),
         "put" => put_credential_request(body).map(drop),
         "rotate credential" => rotate_credential_request(body).map(drop),
@@ -45,7 +46,7 @@ fn error(request: &str, body: &RequestBody) -> Option<String> {
 }
 
 /// A valid object and the array of the same values, for each request that the sockets take.
-const REQUESTS: [(&str, &str, &str); 28] = [
+const REQUESTS: [(&str, &str, &str); 29] = [
     ("token", r#"{"audience":"a","resource":"a"}"#, r#"["a","a"]"#),
     ("certificate", r#"{"csr":"c"}"#, r#"["c"]"#),
     ("introspection", r#"{"token":"t","audience":"a"}"#, r#"["t","a"]"#),
@@ -60,6 +61,11 @@ const REQUESTS: [(&str, &str, &str); 28] = [
     ("approve", r#"{"digest":"d"}"#, r#"["d"]"#),
     ("confirm", r#"{"recovery_key":"hbr1-secret"}"#, r#"["hbr1-secret"]"#),
     ("prove", r#"{"kind":"dpop","token":"secret"}"#, r#"["dpop",null,null,null,null,"secret"]"#),
+    (
+        "delegate",
+        r#"{"name":"n","cgroup":"c","grants":[{"audience":"a","scope":"s"},{"credential":"d"}],"ttl":"5m"}"#,
+        r#"["n","c",[],"5m"]"#,
+    ),
     ("release", r#"{"name":"n","version":2}"#, r#"["n",2]"#),
     ("put", r#"{"name":"n","value":"secret"}"#, r#"["n",null,null,"secret"]"#),
     ("rotate credential", r#"{"name":"n","value":"secret"}"#, r#"["n",null,null,"secret"]"#),

@@ -8,6 +8,7 @@ use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::approvals::UsedApproval;
 use crate::clock::Timestamp;
 use crate::credentials::ReleasedCredential;
+use crate::delegation::DelegatedCgroup;
 use crate::issue::{AccessToken, EvidenceResponse, Introspection, IssuedProof, JwtSvid, WitSvid};
 use crate::pki::IssuedX509Svid;
 use crate::policy::{ErrorCode, Refusal, Verdicts};
@@ -68,6 +69,27 @@ impl<'a> Record<'a> {
             ..Record::for_agent(Event::ProofIssued, permit.agent(), permit.posture(), permit.policy(), time)
         }
         .approved(permit.used_approval())
+    }
+
+    /// A cgroup was delegated. `detail` names the sub-agent, its cgroup and its rights.
+    pub(in crate::audit) fn for_delegation(
+        delegated: &'a DelegatedCgroup,
+        detail: &'a str,
+        time: Timestamp,
+    ) -> Record<'a> {
+        let permit = delegated.permit();
+        Record {
+            spiffe_id: Some(granted(delegated.spiffe_id())),
+            exp: Some(delegated.delegation().expires.as_secs()),
+            detail: Some(from_caller(detail)),
+            ..Record::for_agent(
+                Event::SubAgentDelegated,
+                permit.agent(),
+                permit.posture(),
+                permit.policy(),
+                time,
+            )
+        }
     }
 
     /// A JWT-SVID was issued. `audiences` has all its audiences, separated by spaces.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::agents::AuthenticatedAgent;
+use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::clock::Timestamp;
 use crate::policy::refusal::{ErrorCode, Refusal, Stage};
 use crate::posture::Posture;
@@ -64,7 +64,7 @@ impl PolicySnapshot {
             now,
             local_time: self.local_time(now),
         };
-        let verdict = active.set.evaluate(&question);
+        let verdict = evaluate(active, agent.entry(), question);
         match refusal_reason(&verdict, self.requires_permit()) {
             None => Ok(Allowed { set: Some(active.id.clone()) }),
             Some(reason) => {
@@ -76,17 +76,35 @@ impl PolicySnapshot {
 }
 
 impl PolicySnapshot {
-    /// What the policies say of a question that is not decided by it. Without policies, that is nothing.
+    /// What the policies say of a question about an agent that is not decided by it. Without policies, that is nothing.
     ///
     /// # Errors
     /// `temporarily_unavailable` if the policies are not known.
-    pub(in crate::policy) fn ask(&self, question: &Question<'_>) -> Result<Verdict, Refusal> {
+    pub(in crate::policy) fn ask(
+        &self,
+        entry: &AgentEntry,
+        question: Question<'_>,
+    ) -> Result<Verdict, Refusal> {
         match self.state() {
             State::Unknown => Err(unknown()),
             State::Absent => Ok(Verdict { answer: Answer::Silent, policies: Vec::new(), errors: Vec::new() }),
-            State::Active(active) => Ok(active.set.evaluate(question)),
+            State::Active(active) => Ok(evaluate(active, entry, question)),
         }
     }
+}
+
+/// The verdict that decides a question about an agent. What is forbidden to an agent is forbidden to its sub-agents, and
+/// where a policy has to permit something, it has to permit it to the registered agent: policies are asked for each agent
+/// from this one on upwards, until one is refused.
+fn evaluate(active: &ActivePolicies, entry: &AgentEntry, question: Question<'_>) -> Verdict {
+    let mut verdict = active.set.evaluate(&question);
+    for above in entry.lineage().skip(1) {
+        if matches!(verdict.answer, Answer::Forbid | Answer::Error) {
+            break;
+        }
+        verdict = active.set.evaluate(&Question { principal: Principal::of(above), ..question.clone() });
+    }
+    verdict
 }
 
 fn unknown() -> Refusal {
@@ -98,9 +116,9 @@ fn unknown() -> Refusal {
 /// Whether the policies are of the same reload as the agent's registration. While a reload activates one after
 /// the other, a request could otherwise combine a grant of one with the policies of the other.
 fn belongs_to(active: &ActivePolicies, agent: &AuthenticatedAgent) -> bool {
-    let registered = active.agents.get(agent.name().as_str());
-    registered
-        .is_some_and(|entry| std::ptr::eq(Arc::as_ptr(entry), agent.entry()) || **entry == *agent.entry())
+    let root = agent.entry().root();
+    let registered = active.agents.get(root.name.as_str());
+    registered.is_some_and(|entry| std::ptr::eq(Arc::as_ptr(entry), root) || **entry == *root)
 }
 
 fn process(agent: &AuthenticatedAgent) -> Process<'_> {
@@ -111,6 +129,7 @@ fn process(agent: &AuthenticatedAgent) -> Process<'_> {
         invocation: peer.invocation.as_deref(),
         exe_sha256: agent.exe_sha256().map(|digest| digest.to_string()),
         pinned: peer.pinned,
+        boundary: agent.delegation().map(|delegation| delegation.boundary.as_str()),
     }
 }
 

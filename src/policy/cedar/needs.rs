@@ -40,6 +40,7 @@ pub(super) enum Attribute {
     /// Of a URL.
     Url,
     Origin,
+    Boundary,
 }
 
 /// A set of attributes.
@@ -49,7 +50,7 @@ pub(super) struct Needs(u32);
 use Attribute::*;
 
 /// The words that each attribute is read by. A record that has an attribute is read by a word of its own.
-const WORDS: [(Attribute, &[&str]); 30] = [
+const WORDS: [(Attribute, &[&str]); 31] = [
     (Name, &["name"]),
     (Depth, &["depth"]),
     (Roles, &["roles"]),
@@ -80,10 +81,11 @@ const WORDS: [(Attribute, &[&str]); 30] = [
     (BodySha256, &["body_sha256"]),
     (Url, &["url"]),
     (Origin, &["origin"]),
+    (Boundary, &["boundary"]),
 ];
 /// Attributes of entities.
 const OF_ENTITIES: Needs = Needs::of(&[Name, Depth, Roles, Owner, Tenant, Parents, Url, Origin]);
-const OF_PEER: Needs = Needs::of(&[Peer, Uid, Pinned, Unit, Invocation, ExeSha256]);
+const OF_PEER: Needs = Needs::of(&[Peer, Uid, Pinned, Unit, Invocation, ExeSha256, Boundary]);
 const OF_TIME: Needs = Needs::of(&[Time, Instant, Hour, Minute, Weekday]);
 const OF_CONTEXT: Needs = OF_PEER.and(OF_TIME).and(Needs::of(&[
     Posture, Scopes, Ttl, Assurance, Binding, Approved, Usage, Method, Path, Kind, BodySha256,

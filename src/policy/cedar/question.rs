@@ -60,6 +60,8 @@ pub struct Process<'a> {
     pub exe_sha256: Option<String>,
     /// Whether a pidfd of the kernel pins it.
     pub pinned: bool,
+    /// Of a sub-agent: `kernel` or `cooperative`.
+    pub boundary: Option<&'a str>,
 }
 
 /// What is asked: the action with its resource and its own part of the context.
@@ -108,6 +110,15 @@ pub enum Act<'a> {
         /// SHA-256 of the body in hexadecimal digits, where the request has one.
         body_sha256: Option<&'a str>,
     },
+    /// A new sub-agent.
+    Delegate {
+        /// Its name, after that of its parent.
+        name: &'a str,
+        /// How long it would exist, in seconds.
+        ttl: u64,
+        /// `kernel` or `cooperative`.
+        boundary: &'a str,
+    },
 }
 
 /// Types and actions of the schema. Cedar parses each from text, which takes longer than a decision, so they
@@ -125,6 +136,7 @@ pub(super) struct SchemaNames {
     attest: EntityUid,
     use_credential: EntityUid,
     prove: EntityUid,
+    delegate: EntityUid,
     host: EntityUid,
 }
 
@@ -153,6 +165,7 @@ impl SchemaNames {
             attest: action("attest"),
             use_credential: action("credential"),
             prove: action("prove"),
+            delegate: action("delegate"),
             host: EntityUid::from_type_name_and_id(type_name("Host")?, EntityId::new(HOST)),
         })
     }
@@ -175,7 +188,13 @@ impl Question<'_> {
             false => Entities::empty(),
             true => {
                 let principal = self.principal.to_entity(agent.clone(), names, needs)?;
-                let resource = self.act.to_entity(resource.clone())?;
+                let resource = match &self.act {
+                    Act::Delegate { name, .. } => {
+                        let sub_agent = self.principal.sub_agent(name);
+                        sub_agent.to_entity(resource.clone(), names, needs)?
+                    }
+                    act => act.to_entity(resource.clone())?,
+                };
                 Entities::empty().add_entities([principal, resource], None)?
             }
         };
@@ -207,6 +226,10 @@ impl Question<'_> {
                 context.add(Attribute::Path, "path", || text(path));
                 context.add_some(Attribute::BodySha256, "body_sha256", *body_sha256, text);
             }
+            Act::Delegate { ttl, boundary, .. } => {
+                context.add(Attribute::Ttl, "ttl", || long(*ttl));
+                context.add(Attribute::Boundary, "boundary", || text(boundary));
+            }
             Act::Certificate | Act::Attest => {}
         }
         if needs.has(Attribute::Peer) {
@@ -219,13 +242,14 @@ impl Question<'_> {
     }
 
     fn peer(&self, needs: Needs) -> Vec<(String, Value)> {
-        let Process { uid, unit, invocation, exe_sha256, pinned } = &self.process;
+        let Process { uid, unit, invocation, exe_sha256, pinned, boundary } = &self.process;
         let mut peer = Members::new(needs);
         peer.add(Attribute::Uid, "uid", || long(u64::from(*uid)));
         peer.add(Attribute::Pinned, "pinned", || Value::new_bool(*pinned));
         peer.add_some(Attribute::Unit, "unit", *unit, text);
         peer.add_some(Attribute::Invocation, "invocation", *invocation, text);
         peer.add_some(Attribute::ExeSha256, "exe_sha256", exe_sha256.as_deref(), text);
+        peer.add_some(Attribute::Boundary, "boundary", *boundary, text);
         peer.members
     }
 
@@ -272,15 +296,20 @@ impl Members {
 }
 
 impl<'a> Principal<'a> {
-    /// A registered agent.
+    /// An agent. A sub-agent has the roles of the registered agent above it.
     pub fn of(entry: &'a AgentEntry) -> Principal<'a> {
         Principal {
             name: entry.name.as_str(),
             tenant: entry.tenant.as_deref(),
             owner: entry.owner.as_deref(),
-            roles: entry.roles.iter().map(|role| role.name()).collect(),
-            depth: 0,
+            roles: entry.root().roles.iter().map(|role| role.name()).collect(),
+            depth: entry.name.depth(),
         }
+    }
+
+    /// A sub-agent of this one.
+    fn sub_agent(&self, name: &'a str) -> Principal<'a> {
+        Principal { name, depth: self.depth + 1, ..self.clone() }
     }
 }
 
@@ -316,6 +345,7 @@ impl Act<'_> {
             Act::Attest => "attest",
             Act::Credential { .. } => "credential",
             Act::Prove { .. } => "prove",
+            Act::Delegate { .. } => "delegate",
         }
     }
 
@@ -326,6 +356,7 @@ impl Act<'_> {
             Act::Attest => &names.attest,
             Act::Credential { .. } => &names.use_credential,
             Act::Prove { .. } => &names.prove,
+            Act::Delegate { .. } => &names.delegate,
         }
     }
 
@@ -334,6 +365,7 @@ impl Act<'_> {
             Act::Token { audience, .. } => uid(&names.audience, audience),
             Act::Credential { name, .. } => uid(&names.credential, name),
             Act::Prove { url, .. } => uid(&names.url, url),
+            Act::Delegate { name, .. } => uid(&names.agent, name),
             Act::Certificate | Act::Attest => names.host.clone(),
         }
     }
@@ -347,7 +379,9 @@ impl Act<'_> {
                 let attributes = HashMap::from([pair("url", text(url)), pair("origin", text(origin))]);
                 return Ok(Entity::new(resource, attributes, HashSet::new())?);
             }
-            Act::Certificate | Act::Attest => return Ok(Entity::new_no_attrs(resource, HashSet::new())),
+            Act::Delegate { .. } | Act::Certificate | Act::Attest => {
+                return Ok(Entity::new_no_attrs(resource, HashSet::new()));
+            }
         };
         Ok(Entity::new(resource, HashMap::from([pair("name", text(name))]), HashSet::new())?)
     }

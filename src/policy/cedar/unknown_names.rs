@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use cedar_policy::EntityUid;
 
-use crate::agents::AgentSet;
+use crate::agents::{AgentSet, root_agent};
 use crate::config::Diagnostic;
 
 use super::policy_set::PolicySet;
@@ -61,7 +61,7 @@ impl<'a> KnownNames<'a> {
     fn unknown_kind(&self, uid: &EntityUid, agents: &AgentSet) -> Option<&'static str> {
         let id = uid.id().unescaped();
         let (is_known, kind) = match uid.type_name().basename() {
-            "Agent" => (agents.get(id).is_some(), "agent of this host is"),
+            "Agent" => (agents.get(root_agent(id)).is_some(), "agent of this host is"),
             "Tenant" => (self.tenants.contains(id), "agent has the tenant"),
             "Role" => (self.roles.contains(id), "agent has the role"),
             "Audience" => (self.audiences.contains(id), "agent has a grant for"),

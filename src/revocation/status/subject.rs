@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::agents::MatchTag;
+use crate::verify::agent_of_id;
 
 /// Of a token that is about to be issued.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +54,7 @@ impl Subject {
 
     /// The name of the agent.
     pub fn agent(&self) -> &str {
-        self.data.spiffe_id.rsplit('/').next().unwrap_or_default()
+        agent_of_id(&self.data.spiffe_id).unwrap_or_default()
     }
 
     /// The audiences.

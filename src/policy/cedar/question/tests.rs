@@ -19,6 +19,7 @@ pub(in super::super) fn question(act: Act<'static>) -> Question<'static> {
             invocation: Some("0123456789abcdef0123456789abcdef"),
             exe_sha256: Some("00".repeat(32)),
             pinned: true,
+            boundary: Some("kernel"),
         },
         posture: "accepted",
         now,
@@ -53,6 +54,7 @@ fn every_question_has_the_types_of_the_schema() {
         },
         Act::Certificate,
         Act::Attest,
+        Act::Delegate { name: "researcher/sub/fetch", ttl: 3600, boundary: "cooperative" },
         Act::Credential { name: "github", usage: "release", approved: true, request: None },
         Act::Credential { name: "github", usage: "inject", approved: false, request },
         Act::Prove {

@@ -1,0 +1,163 @@
+//! The process that the user starts: it makes the cgroup, delegates it, and waits for the command.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::RunArgs;
+use super::environment::Environment;
+use super::inside::{CONTROL_VARIABLE, GO, WHERE};
+use super::place::Place;
+use super::private_dir::PrivateDir;
+use super::signals::{SignalEvent, Signals};
+use crate::cli::client;
+use crate::cli::common::CommonArgs;
+use crate::cli::error::CliError;
+use crate::cli::output::note;
+use crate::wire::delegate::{DelegateRequest, DelegateResponse};
+
+/// The socket, in the private directory.
+const CONTROL_FILE: &str = ".control";
+/// How long what the process in the cgroup has written may take to arrive, after its end.
+const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Runs the command in a cgroup of its own, and returns how it ended.
+pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<ExitStatus, CliError> {
+    let mut signals = Signals::listen().map_err(CliError::local)?;
+    let mut place = Place::find(arguments.slice.as_deref())?;
+    let dir = PrivateDir::create()?;
+    let control = dir.path().join(CONTROL_FILE);
+    let listener = UnixListener::bind(&control).map_err(CliError::local)?;
+    announce(arguments);
+
+    let words = place.launcher(arguments.slice.as_deref())?;
+    if let Place::Below(cgroup) = &mut place {
+        cgroup.make()?;
+    }
+    let mut child = launch(words, common, arguments, &control)?;
+    if let Place::Below(cgroup) = &place {
+        // It is asked for its cgroup after that.
+        cgroup.add(child.id()).inspect_err(|_| {
+            let _ = child.kill();
+        })?;
+    }
+    let outcome = supervise(common, arguments, &mut child, &mut signals, &listener).await;
+    if outcome.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    if let Place::Below(cgroup) = &mut place
+        && cgroup.remove() > 0
+    {
+        note("hostbadge: the command has ended, and processes that it started run on in its cgroup");
+    }
+    outcome
+}
+
+/// Waits for the process in the cgroup, delegates that, and passes signals on until it ends.
+async fn supervise(
+    common: &CommonArgs,
+    arguments: &RunArgs,
+    child: &mut Child,
+    signals: &mut Signals,
+    listener: &UnixListener,
+) -> Result<ExitStatus, CliError> {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+    let conversation = converse(common, arguments, listener);
+    tokio::pin!(conversation);
+    let (mut has_ended, mut reported) = (false, None);
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(CliError::local)? {
+            break status;
+        }
+        tokio::select! {
+            event = signals.next() => match event.map_err(CliError::local)? {
+                SignalEvent::Child => {}
+                // It may have ended.
+                SignalEvent::PassOn(signal) => drop(kill(pid, signal)),
+            },
+            result = &mut conversation, if !has_ended => {
+                has_ended = true;
+                reported = result?;
+            }
+        }
+    };
+    if !has_ended {
+        // What the process wrote before it ended.
+        let rest = tokio::time::timeout(LAST_WORDS_TIMEOUT, &mut conversation).await;
+        reported = rest.ok().and_then(Result::ok).flatten();
+    }
+    let ended = reported.and_then(|line| line.trim().parse().ok());
+    Ok(ended.map_or(status, ExitStatus::from_raw))
+}
+
+/// How the command ended, as the process in its cgroup reports it.
+async fn converse(
+    common: &CommonArgs,
+    arguments: &RunArgs,
+    listener: &UnixListener,
+) -> Result<Option<String>, CliError> {
+    let (stream, _) = listener.accept().await.map_err(CliError::local)?;
+    let (reader, mut writer) = UnixStream::into_split(stream);
+    let mut lines = BufReader::new(reader).lines();
+    writer.write_all(format!("{WHERE}\n").as_bytes()).await.map_err(CliError::local)?;
+    let Some(cgroup) = lines.next_line().await.map_err(CliError::local)? else { return Ok(None) };
+    if let Some(name) = &arguments.name {
+        let request = DelegateRequest {
+            name: name.as_str().into(),
+            cgroup: cgroup.into(),
+            grants: arguments.rights.grants(),
+            ttl: arguments.rights.ttl(),
+            agent: arguments.agent.as_deref().map(Into::into),
+        };
+        client::post::<DelegateResponse>(&common.socket, "/v1/delegate", &request).await?;
+    }
+    writer.write_all(format!("{GO}\n").as_bytes()).await.map_err(CliError::local)?;
+    lines.next_line().await.map_err(CliError::local)
+}
+
+/// Starts this program again in the place where the command is to run.
+fn launch(
+    mut words: Vec<OsString>,
+    common: &CommonArgs,
+    arguments: &RunArgs,
+    control: &std::path::Path,
+) -> Result<Child, CliError> {
+    words.push(std::env::current_exe().map_err(CliError::local)?.into_os_string());
+    words.extend(["run", "--in-cgroup", "--socket"].map(OsString::from));
+    words.push(common.socket.clone().into_os_string());
+    words.extend(arguments.inside());
+    let (program, rest) =
+        words.split_first().ok_or_else(|| CliError::Local("a program is missing".to_owned()))?;
+    let mut command = Command::new(program);
+    command.args(rest).env(CONTROL_VARIABLE, control);
+    command.spawn().map_err(|e| CliError::Local(format!("{}: {e}", program.display())))
+}
+
+/// Says what the command does not get, and what is not renewed.
+fn announce(arguments: &RunArgs) {
+    if arguments.quiet {
+        return;
+    }
+    let environment = Environment::of(std::env::vars_os(), &arguments.keep);
+    if !environment.removed.is_empty() {
+        let names: Vec<String> = environment.removed.iter().map(|name| name.display().to_string()).collect();
+        note(format_args!(
+            "hostbadge: removed from the environment: {} (--keep NAME keeps one)",
+            names.join(", ")
+        ));
+    }
+    if let Some((name, _)) = arguments.env.first() {
+        note(format_args!(
+            "hostbadge: what is in the environment is not renewed: {} is valid for one lifetime of its token; --file is \
+             renewed",
+            name.display()
+        ));
+    }
+}

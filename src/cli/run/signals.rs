@@ -1,0 +1,85 @@
+//! Signals to this process as events, so that they can be passed on to another one.
+//!
+//! What a terminal sends goes to each process of its foreground job, so only what another process sent is passed on.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Signals that are passed on, and that of an ended child.
+const SIGNALS: [Signal; 7] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGCHLD,
+];
+
+/// The signals of this process from its creation on. They have no other effect, until the process ends. Children inherit
+/// this, unless [`unblock_signals`] is called for them.
+pub(super) struct Signals {
+    fd: AsyncFd<SignalFd>,
+}
+
+/// Lets signals have their effect in the process that `command` starts.
+pub(super) fn unblock_signals(command: &mut Command) {
+    // SAFETY: between fork and exec, this is one system call, which allocates nothing.
+    unsafe { command.pre_exec(|| Ok(signal_set().thread_unblock()?)) };
+}
+
+fn signal_set() -> SigSet {
+    let mut set = SigSet::empty();
+    SIGNALS.into_iter().for_each(|signal| set.add(signal));
+    set
+}
+
+/// What a signal is to the process.
+pub(super) enum SignalEvent {
+    /// A child may have ended.
+    Child,
+    /// Another process sent it.
+    PassOn(Signal),
+}
+
+impl Signals {
+    /// Blocks the signals in this thread, which has to be the only one, or the one that all others come from.
+    ///
+    /// # Errors
+    /// The kernel has no descriptor for them.
+    pub(super) fn listen() -> io::Result<Signals> {
+        let set = signal_set();
+        set.thread_block()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        // SAFETY: a `SignalFd` is an open descriptor, always the same one, and the `AsyncFd` owns it until it is dropped.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
+        Ok(Signals { fd })
+    }
+
+    /// The next signal that means something to the process.
+    ///
+    /// # Errors
+    /// The descriptor cannot be read.
+    pub(super) async fn next(&mut self) -> io::Result<SignalEvent> {
+        loop {
+            let mut ready = self.fd.readable_mut().await?;
+            let Some(info) = ready.get_inner_mut().read_signal()? else {
+                ready.clear_ready();
+                continue;
+            };
+            let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+            match signal {
+                Some(Signal::SIGCHLD) => return Ok(SignalEvent::Child),
+                // Positive: the kernel, for a terminal.
+                Some(signal) if info.ssi_code <= 0 => return Ok(SignalEvent::PassOn(signal)),
+                _ => {}
+            }
+        }
+    }
+}

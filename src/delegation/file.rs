@@ -1,0 +1,148 @@
+//! `delegations.json`: the delegations, so that a restart of the daemon makes no sub-agent its parent.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::agents::{
+    AgentName, Binding, DelegatedGrant, DelegatedRight, DelegatedRights, Delegation, HeldDelegation,
+};
+use crate::clock::Timestamp;
+use crate::peer::{Boundary, Cgroup, Invocation, boot_id};
+use crate::store;
+
+const FILE_NAME: &str = "delegations.json";
+const VERSION: u64 = 1;
+
+/// The content of the file. No cgroup of another boot exists.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DelegationsFile {
+    boot: String,
+    delegations: Vec<RawDelegation>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDelegation {
+    agent: String,
+    cgroup: String,
+    cgroup_id: u64,
+    parent_invocations: Vec<String>,
+    /// Absent for all rights of the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rights: Option<Vec<RawRight>>,
+    expires: u64,
+    boundary: String,
+    /// Why it has ended; absent where it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ended: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum RawRight {
+    Grant {
+        audience: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        scopes: Option<Vec<String>>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ttl: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bind: Option<Binding>,
+    },
+    Credential {
+        credential: String,
+    },
+}
+
+impl DelegationsFile {
+    /// The file for these delegations.
+    pub(super) fn of(held: impl Iterator<Item = HeldDelegation>) -> DelegationsFile {
+        let delegations = held.map(|one| RawDelegation::of(&one)).collect();
+        DelegationsFile { boot: boot_id().to_owned(), delegations }
+    }
+
+    /// Writes the file, which is on disk when this returns. Blocking.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn write(&self, dir: &Path) -> Result<(), store::Error> {
+        store::write(&dir.join(FILE_NAME), VERSION, self)
+    }
+
+    /// Reads the delegations of this boot from the file. Blocking.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub(super) fn read(dir: &Path) -> Result<Vec<HeldDelegation>, store::Error> {
+        let path = dir.join(FILE_NAME);
+        let Some(file) = store::read::<DelegationsFile>(&path, VERSION)? else { return Ok(Vec::new()) };
+        if file.boot != boot_id() {
+            return Ok(Vec::new());
+        }
+        let damaged = |reason: String| store::Error::Corrupt { path: path.clone(), reason };
+        file.delegations.into_iter().map(|raw| raw.into_held().map_err(damaged)).collect()
+    }
+}
+
+impl RawDelegation {
+    fn of(held: &HeldDelegation) -> RawDelegation {
+        let delegation = &held.delegation;
+        RawDelegation {
+            agent: delegation.agent.to_string(),
+            cgroup: delegation.cgroup.path().to_owned(),
+            cgroup_id: delegation.cgroup.id(),
+            parent_invocations: delegation.parent_invocations.iter().map(|id| id.to_string()).collect(),
+            rights: match &delegation.rights {
+                DelegatedRights::All => None,
+                DelegatedRights::Some(rights) => Some(rights.iter().map(RawRight::of).collect()),
+            },
+            expires: delegation.expires.as_secs(),
+            boundary: delegation.boundary.as_str().to_owned(),
+            ended: held.ended.as_deref().map(ToOwned::to_owned),
+        }
+    }
+
+    fn into_held(self) -> Result<HeldDelegation, String> {
+        let agent = AgentName::parse_any(&self.agent).map_err(|e| e.to_string())?;
+        let cgroup = Cgroup::known(&self.cgroup, self.cgroup_id);
+        let boundary = Boundary::from_name(&self.boundary);
+        let delegation = Delegation {
+            invocation: Invocation::of_delegated(&cgroup, agent.as_str()),
+            agent,
+            cgroup,
+            parent_invocations: self.parent_invocations.into_iter().map(Box::from).collect(),
+            rights: match self.rights {
+                None => DelegatedRights::All,
+                Some(rights) => DelegatedRights::Some(rights.into_iter().map(RawRight::into_right).collect()),
+            },
+            expires: Timestamp::from_secs(self.expires),
+            boundary: boundary.ok_or_else(|| format!("\"{}\" is no boundary", self.boundary))?,
+        };
+        Ok(HeldDelegation { delegation: Arc::new(delegation), ended: self.ended.map(Arc::from) })
+    }
+}
+
+impl RawRight {
+    fn of(right: &DelegatedRight) -> RawRight {
+        match right.clone() {
+            DelegatedRight::Grant(DelegatedGrant { audience, scopes, ttl, bind }) => {
+                RawRight::Grant { audience, scopes, ttl: ttl.map(|ttl| ttl.as_secs()), bind }
+            }
+            DelegatedRight::Credential(credential) => RawRight::Credential { credential },
+        }
+    }
+
+    fn into_right(self) -> DelegatedRight {
+        match self {
+            RawRight::Grant { audience, scopes, ttl, bind } => {
+                let ttl = ttl.map(Duration::from_secs);
+                DelegatedRight::Grant(DelegatedGrant { audience, scopes, ttl, bind })
+            }
+            RawRight::Credential { credential } => DelegatedRight::Credential(credential),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Decides requests for sub-agents. Only this file constructs a [`DelegationPermit`].
+
+use std::time::Duration;
+
+use crate::agents::{AgentEntry, AgentName, AuthenticatedAgent, DelegateGrant, DelegatedRights};
+use crate::peer::Boundary;
+use crate::posture::Posture;
+
+use super::cedar::{Act, Allowed, PolicySetId};
+use super::circumstances::{Circumstances, check_draining};
+use super::decision::check_posture;
+use super::refusal::{ErrorCode, Refusal};
+
+/// A request for a sub-agent: well-formed, but not yet decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DelegationRequest {
+    /// The sub-agent's own name, as requested.
+    pub name: String,
+    /// What of its parent's rights it is to have.
+    pub rights: DelegatedRights,
+    /// How long it is to exist; `None` requests the longest time. A longer one is shortened to that.
+    pub ttl: Option<Duration>,
+    /// Who keeps its processes in its cgroup.
+    pub boundary: Boundary,
+}
+
+/// A positive decision on one sub-agent.
+#[derive(Clone, Debug)]
+pub struct DelegationPermit {
+    agent: AuthenticatedAgent,
+    posture: Posture,
+    allowed: Allowed,
+    name: AgentName,
+    rights: DelegatedRights,
+    ttl: Duration,
+    boundary: Boundary,
+    max: u32,
+}
+
+impl DelegationPermit {
+    /// Returns the agent that delegates.
+    pub fn agent(&self) -> &AuthenticatedAgent {
+        &self.agent
+    }
+
+    /// Returns the posture at the decision; [`Posture::Off`] if the decision did not evaluate it.
+    pub fn posture(&self) -> Posture {
+        self.posture
+    }
+
+    /// Returns the policies that were in force.
+    pub fn policy(&self) -> Option<PolicySetId> {
+        self.allowed.set()
+    }
+
+    /// Returns the name of the sub-agent, after that of its parent.
+    pub fn name(&self) -> &AgentName {
+        &self.name
+    }
+
+    /// Returns what of its parent's rights the sub-agent has.
+    pub fn rights(&self) -> &DelegatedRights {
+        &self.rights
+    }
+
+    /// Returns how long the sub-agent exists.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Returns who keeps the sub-agent's processes in its cgroup.
+    pub fn boundary(&self) -> Boundary {
+        self.boundary
+    }
+
+    /// Returns how many sub-agents the registered agent may have at once.
+    pub fn max(&self) -> u32 {
+        self.max
+    }
+}
+
+/// Decides whether an agent may have a sub-agent.
+///
+/// # Errors
+/// A [`Refusal`] with `access_denied` if the agent is revoked or drained, has no `[delegate]` or not so deep, or the
+/// host's posture or a policy forbids it; `invalid_request` if the name is none, and `invalid_target` if the agent lacks
+/// a right that it delegates.
+pub fn decide_delegation(
+    agent: AuthenticatedAgent,
+    circumstances: &Circumstances,
+    request: DelegationRequest,
+) -> Result<DelegationPermit, Refusal> {
+    circumstances.check_revoked(&agent)?;
+    let named = |refusal: Refusal| circumstances.refusal(refusal, &agent);
+    let entry = agent.entry();
+    check_draining(entry).map_err(named)?;
+    let name = entry.name.of_sub_agent(&request.name);
+    let name = name.map_err(|e| named(Refusal::new(ErrorCode::InvalidRequest, e.to_string())))?;
+    let delegate = delegate_grant(entry, &name)
+        .map_err(|description| named(Refusal::new(ErrorCode::AccessDenied, description)))?;
+    let checked = request.rights.check(entry);
+    checked.map_err(|e| named(Refusal::new(ErrorCode::InvalidTarget, e.to_string())))?;
+    let longest = agent.cap(delegate.ttl, circumstances.time.now);
+    let ttl = request.ttl.map_or(longest, |requested| requested.min(longest));
+    let host_posture = &circumstances.posture;
+    let posture = check_posture(host_posture.mode, host_posture).map_err(named)?;
+    let act = Act::Delegate { name: name.as_str(), ttl: ttl.as_secs(), boundary: request.boundary.as_str() };
+    let allowed = circumstances.allow(&agent, posture, act).map_err(named)?;
+    let (max, DelegationRequest { rights, boundary, .. }) = (delegate.max, request);
+    Ok(DelegationPermit { posture, allowed, name, rights, ttl, boundary, max, agent })
+}
+
+fn delegate_grant<'a>(entry: &'a AgentEntry, name: &AgentName) -> Result<&'a DelegateGrant, String> {
+    let Some(delegate) = &entry.delegate else {
+        return Err(format!(
+            "the file of agent \"{}\" has no [delegate], so it may have no sub-agents",
+            entry.root().name
+        ));
+    };
+    if !entry.may_delegate_to(name) {
+        return Err(format!(
+            "sub-agents of agent \"{}\" may be {} deep, and \"{name}\" would be {} deep",
+            entry.root().name,
+            delegate.depth,
+            name.depth()
+        ));
+    }
+    Ok(delegate)
+}

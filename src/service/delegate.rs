@@ -1,0 +1,149 @@
+//! Sub-agents: an agent delegates a cgroup below its own, with a part of its rights.
+
+use std::sync::Arc;
+
+use super::error::{InvalidRequest, RequestResult};
+use super::identity_service::IdentityService;
+use super::rejection::Rejection;
+use super::request_metrics::RequestKind;
+use super::requests::{self, CheckedDelegateRequest};
+use crate::agents::{AuthenticatedAgent, Delegation};
+use crate::delegation::{self, DelegatedCgroup, NewDelegation, OwnCgroups, PlacementError};
+use crate::peer::{Cgroup, CgroupError, Peer, PeerLookup};
+use crate::policy::{self, DelegationPermit, DelegationRequest, ErrorCode};
+use crate::wire::delegate::DelegateRequest;
+
+/// Length of the longest SPIFFE ID, in bytes, as for registered agents.
+const MAX_SPIFFE_ID_LEN: usize = 127;
+
+impl IdentityService {
+    /// Makes the processes of a cgroup a sub-agent of the caller's agent.
+    ///
+    /// # Errors
+    /// A recorded refusal, also where `request` is an error.
+    pub async fn delegate(
+        &self,
+        lookup: PeerLookup,
+        request: Result<DelegateRequest<'_>, InvalidRequest>,
+    ) -> RequestResult<DelegatedCgroup> {
+        let decision = async {
+            match self.decide_delegation(lookup, request.and_then(requests::delegate_request)).await {
+                Ok(delegated) => {
+                    let agent = delegated.delegation().agent.clone();
+                    match self.audit.record_delegation(delegated).await {
+                        Ok(recorded) => Ok(recorded),
+                        Err(unavailable) => {
+                            // What is not recorded is not in force.
+                            self.deps.delegations.end_agent(agent.as_str(), "it could not be recorded");
+                            Err(unavailable.into())
+                        }
+                    }
+                }
+                Err(rejection) => Err(self.record_rejection(rejection).await),
+            }
+        };
+        self.measured(RequestKind::Delegation, decision).await
+    }
+
+    async fn decide_delegation(
+        &self,
+        lookup: PeerLookup,
+        request: Result<CheckedDelegateRequest, InvalidRequest>,
+    ) -> Result<DelegatedCgroup, Rejection> {
+        let peer = self.require_peer(lookup)?;
+        let agent = match &request {
+            Ok(checked) => self.identify(&peer, checked.agent.as_deref()).await?,
+            Err(_) => self.identify_any(&peer).await?,
+        };
+        let refuse = |code, text: String| Rejection::new(code, text, &peer).with_agent(&agent);
+        let CheckedDelegateRequest { name, cgroup, rights, ttl, .. } =
+            request.map_err(|e| refuse(ErrorCode::InvalidRequest, e.to_string()))?;
+        let cgroup = own_cgroups(&agent, &peer)
+            .path(&cgroup)
+            .map_err(delegation::Error::from)
+            .and_then(|path| Ok(Cgroup::open(&path)?))
+            .map_err(|e| refuse(error_code(&e), e.to_string()))?;
+        let request = DelegationRequest { name, rights, ttl, boundary: cgroup.boundary(peer.uid) };
+        let permit = policy::decide_delegation(agent.clone(), &self.circumstances(), request)?;
+        self.require_clock()
+            .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
+        let issuer_state =
+            self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
+        let spiffe_id = issuer_state.host().sub_agent_id(agent.entry(), permit.name());
+        if spiffe_id.len() > MAX_SPIFFE_ID_LEN {
+            let text = format!(
+                "the SPIFFE ID would have {} characters, and relying parties accept at most {MAX_SPIFFE_ID_LEN}; give \
+                 the sub-agent a shorter name",
+                spiffe_id.len()
+            );
+            return Err(refuse(ErrorCode::InvalidRequest, text));
+        }
+        let delegation = self
+            .create_delegation(&peer, &permit, cgroup)
+            .await
+            .map_err(|e| refuse(error_code(&e), e.to_string()))?;
+        // Its end is the end of the sub-agent.
+        self.watch_invocation(&agent, delegation.expires);
+        self.ensure_still_permitted(&permit, &delegation)?;
+        Ok(DelegatedCgroup::new(permit, delegation, spiffe_id))
+    }
+
+    /// Looks at the processes in the cgroup and stores the delegation, on a thread that may wait.
+    async fn create_delegation(
+        &self,
+        peer: &Peer,
+        permit: &DelegationPermit,
+        cgroup: Cgroup,
+    ) -> Result<Arc<Delegation>, delegation::Error> {
+        let deps = self.deps.clone();
+        let (peer, permit) = (peer.clone(), permit.clone());
+        let create = move || {
+            let own = own_cgroups(permit.agent(), &peer);
+            own.check(&cgroup)?;
+            own.check_processes(&cgroup, &deps.agents)?;
+            let new = NewDelegation::new(&permit, cgroup);
+            deps.delegations.create(new, deps.clock.now(), deps.clock.boot_time())
+        };
+        let created = tokio::task::spawn_blocking(create).await;
+        created.unwrap_or_else(|e| Err(delegation::Error::Unknown(e.to_string())))
+    }
+
+    /// Ends a delegation whose parent was revoked or changed while it was stored.
+    fn ensure_still_permitted(
+        &self,
+        permit: &DelegationPermit,
+        delegation: &Delegation,
+    ) -> Result<(), Rejection> {
+        let agent = permit.agent();
+        let checked = self
+            .ensure_current(agent)
+            .and_then(|()| self.ensure_policies(permit.policy(), agent))
+            .and_then(|()| self.ensure_not_revoked(agent));
+        checked.inspect_err(|rejection| {
+            let reason = rejection.refusal.description.clone();
+            self.deps.delegations.end_agent(delegation.agent.as_str(), &reason);
+        })
+    }
+}
+
+/// The cgroups below which the agent may delegate. `peer` is the process as it connected.
+fn own_cgroups<'a>(agent: &'a AuthenticatedAgent, peer: &'a Peer) -> OwnCgroups<'a> {
+    OwnCgroups {
+        caller: peer,
+        agent: agent.name().as_str(),
+        delegation: agent.delegation(),
+        slice: agent.entry().delegate.as_ref().and_then(|delegate| delegate.slice.as_deref()),
+    }
+}
+
+fn error_code(error: &delegation::Error) -> ErrorCode {
+    match error {
+        delegation::Error::Cgroup(CgroupError::NoHierarchy | CgroupError::Unreadable(_))
+        | delegation::Error::Unknown(_)
+        | delegation::Error::Store(_) => ErrorCode::TemporarilyUnavailable,
+        delegation::Error::Cgroup(_) | delegation::Error::NameInUse { .. } => ErrorCode::InvalidRequest,
+        delegation::Error::Placement(PlacementError::Own(_)) => ErrorCode::InvalidRequest,
+        delegation::Error::Placement(_) => ErrorCode::AccessDenied,
+        delegation::Error::TooManyOfAgent(..) | delegation::Error::TooMany => ErrorCode::SlowDown,
+    }
+}

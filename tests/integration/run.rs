@@ -1,0 +1,312 @@
+//! `hostbadge run`: a command as a sub-agent, in a cgroup of its own.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::common::audit_log::with_event;
+use crate::common::callers::{Credentials, NOBODY, Unit};
+use crate::common::http::claims;
+use crate::common::{API, Host, copy_program, program, require_root, until, until_true};
+use serde_json::{Value, json};
+
+/// A host on which root is the agent `runner`, with sub-agents.
+fn host(grant: &str) -> Host {
+    require_root();
+    let mut host = Host::new();
+    let text = format!(
+        "name = \"runner\"\n[match]\nuser = 0\n[delegate]\nmax = 64\n[[grant]]\naudience = \"{API}\"\n\
+         scopes = [\"docs.read\", \"docs.write\"]\n{grant}\n"
+    );
+    host.agents_file("runner", &text);
+    host.start();
+    host
+}
+
+/// `hostbadge run` with these words, not started yet.
+fn command(host: &Host, words: &[&str]) -> Command {
+    let mut command = Command::new(program("hostbadge"));
+    command.arg("run").args(words).env("HOSTBADGE_SOCKET", host.agent_socket());
+    command.env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
+    command
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// Removes the cgroup that was delegated to a sub-agent, once it is empty.
+fn remove_cgroup(host: &Host, agent: &str) {
+    let lines = host.audit();
+    let delegated = with_event(&lines, "sub-agent-delegated");
+    let details = delegated.iter().map(|line| line["detail"].as_str().unwrap());
+    let path = details
+        .filter_map(|detail| detail.strip_prefix(&format!("{agent} in "))?.split(',').next())
+        .next_back();
+    let path = path.expect("the sub-agent was delegated").to_owned();
+    for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"] {
+        let dir = PathBuf::from(format!("{mount}{path}"));
+        until_true("the cgroup is removed", || !dir.exists() || fs::remove_dir(&dir).is_ok());
+    }
+}
+
+fn jwt(text: &str) -> Value {
+    claims(text.trim())
+}
+
+#[test]
+fn a_command_is_a_sub_agent_with_tokens_and_without_secrets() {
+    let host = host("ttl = \"5m\"");
+    let script = "cat \"$HOSTBADGE_RUN_DIR/token\"; stat -c %a \"$HOSTBADGE_RUN_DIR\" \"$HOSTBADGE_RUN_DIR/token\"; \
+                  echo \"$API_TOKEN\"; echo \"${OPENAI_API_KEY-removed} ${GIT_PASSWORD-removed}\"; \
+                  echo \"$HOSTBADGE_RUN_DIR\"; exit 7";
+    let file = format!("token={API}");
+    let variable = format!("API_TOKEN={API}");
+    let grant = format!("{API} docs.read");
+    let words = [
+        "--as",
+        "job",
+        "--grant",
+        &grant,
+        "--file",
+        &file,
+        "--env",
+        &variable,
+        "--keep",
+        "GIT_PASSWORD",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut run = command(&host, &words);
+    run.env("OPENAI_API_KEY", "sk-0123456789abcdef0123456789").env("GIT_PASSWORD", "correct horse");
+    let output = run.output().unwrap();
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(7), "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    let [in_file, dir_mode, file_mode, in_variable, variables, dir] = lines[..] else {
+        panic!("{out}\n{err}")
+    };
+    for token in [in_file, in_variable] {
+        let said = jwt(token);
+        assert_eq!((&said["client_id"], &said["scope"]), (&json!("runner/sub/job"), &json!("docs.read")));
+        assert!(said["act"]["sub"].as_str().unwrap().ends_with("/agent/runner/sub/job"), "{said}");
+    }
+    assert_eq!((dir_mode, file_mode, variables), ("700", "600", "removed correct horse"));
+    assert!(err.contains("removed from the environment: OPENAI_API_KEY (--keep NAME keeps one)"), "{err}");
+    assert!(err.contains("API_TOKEN is valid for one lifetime"), "{err}");
+    assert!(!Path::new(dir).exists());
+    until_true("its tokens have ended", || host.introspect(in_file)["active"] == false);
+    let lines = host.audit();
+    assert_eq!(with_event(&lines, "sub-agent-delegated").len(), 1);
+    let quiet = command(&host, &["--quiet", "--as", "job2", "--", "true"])
+        .env("X_TOKEN", "0123456789")
+        .output()
+        .unwrap();
+    assert_eq!((quiet.status.code(), texts(&quiet).1.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn signals_and_their_statuses_are_passed_on() {
+    let host = host("");
+    for (signal, script) in [
+        (Signal::SIGTERM, "echo ready; exec sleep 60"),
+        (Signal::SIGINT, "echo ready; exec sleep 60"),
+        (Signal::SIGUSR1, "trap 'exit 9' USR1; echo ready; while :; do sleep 0.1; done"),
+        (
+            Signal::SIGTERM,
+            "trap 'echo ignored' TERM; echo ready; i=0; while [ $i -lt 10 ]; do sleep 0.1; i=$((i+1)); done; exit 3",
+        ),
+    ] {
+        let name = format!("job{}", script.len() + signal as usize);
+        let mut run = command(&host, &["--as", &name, "--", "sh", "-c", script]);
+        let mut child = run.stdout(Stdio::piped()).spawn().unwrap();
+        let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        let status = child.wait().unwrap();
+        match script {
+            _ if script.contains("exit 9") => assert_eq!(status.code(), Some(9)),
+            _ if script.contains("exit 3") => assert_eq!(status.code(), Some(3)),
+            _ => assert_eq!(status.signal(), Some(signal as i32), "{status}"),
+        }
+    }
+    let killed = command(&host, &["--as", "killed", "--", "sh", "-c", "kill -9 $$"]).output().unwrap();
+    assert_eq!(killed.status.signal(), Some(9), "{:?}", texts(&killed));
+}
+
+#[test]
+fn the_command_ends_when_the_process_that_runs_it_is_killed() {
+    let host = host("");
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("mark");
+    let place = dir.path().join("place");
+    let script = format!(
+        "trap 'echo ended > {0}; exit' TERM; echo $HOSTBADGE_RUN_DIR > {1}; echo started > {0}; \
+         while :; do sleep 0.1; done",
+        mark.display(),
+        place.display()
+    );
+    let mut child = command(&host, &["--as", "orphan", "--", "sh", "-c", &script]).spawn().unwrap();
+    let read = || fs::read_to_string(&mark).unwrap_or_default();
+    until_true("the command runs", || read() == "started\n");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    until_true("the command has ended", || read() == "ended\n");
+    let dir = PathBuf::from(fs::read_to_string(&place).unwrap().trim());
+    until_true("its directory is removed", || !dir.exists());
+    remove_cgroup(&host, "runner/sub/orphan");
+}
+
+#[test]
+fn a_token_in_a_file_is_renewed() {
+    let host = host("ttl = \"4s\"");
+    let file = format!("token={API}");
+    let script = "cd \"$HOSTBADGE_RUN_DIR\"; first=$(cat token); i=0; \
+                  while [ \"$(cat token)\" = \"$first\" ] && [ $i -lt 200 ]; do sleep 0.1; i=$((i+1)); done; \
+                  echo \"$first\"; cat token; ls";
+    let output =
+        command(&host, &["--as", "job", "--file", &file, "--", "sh", "-c", script]).output().unwrap();
+    let (out, err) = texts(&output);
+    let lines: Vec<&str> = out.lines().collect();
+    let [first, second, "token"] = lines[..] else { panic!("{out}\n{err}") };
+    assert_ne!(jwt(first)["jti"], jwt(second)["jti"]);
+    assert!(jwt(second)["exp"].as_u64() > jwt(first)["exp"].as_u64());
+}
+
+#[test]
+fn an_agent_in_a_delegated_unit_runs_commands_without_root() {
+    require_root();
+    let unit = Unit::new("runner").in_unified_hierarchy();
+    let mut host = Host::new();
+    host.agent("reader", "user = 0");
+    let text = format!(
+        "name = \"runner\"\n[match]\nuser = {NOBODY}\nunit = {:?}\n[delegate]\n[[grant]]\naudience = \"{API}\"\n",
+        unit.name
+    );
+    host.agents_file("runner", &text);
+    host.start();
+    let who = Credentials::user(NOBODY).in_unit(&unit);
+    let run = |words: &[&str]| {
+        let mut run = command(&host, words);
+        who.apply_to(&mut run);
+        run.current_dir("/").output().unwrap()
+    };
+    // The unit's cgroup is root's, and there is no service manager here.
+    let output = run(&["--as", "job", "--", "true"]);
+    let said = texts(&output).1;
+    assert!(output.status.code() == Some(1) && said.contains("Delegate=yes"), "{said}");
+    for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"] {
+        let dir = PathBuf::from(format!("{mount}/system.slice/{}", unit.name));
+        if dir.join("cgroup.procs").exists() {
+            chown(&dir, Some(NOBODY), None).unwrap();
+            chown(dir.join("cgroup.procs"), Some(NOBODY), None).unwrap();
+        }
+    }
+    let file = format!("token={API}");
+    let output = run(&["--as", "job", "--file", &file, "--", "sh", "-c", "cat $HOSTBADGE_RUN_DIR/token"]);
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    let said = jwt(&out);
+    assert_eq!(
+        (&said["client_id"], &said["hostbadge"]["boundary"]),
+        (&json!("runner/sub/job"), &json!("cooperative"))
+    );
+
+    // A program with the setuid bit is the sub-agent too, whatever user it has.
+    let dir = tempfile::Builder::new().prefix("hostbadge-suid").tempdir_in("/var/tmp").unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let suid = dir.path().join("hostbadge");
+    copy_program(program("hostbadge"), &suid, "");
+    fs::set_permissions(&suid, fs::Permissions::from_mode(0o4755)).unwrap();
+    let suid = suid.display().to_string();
+    let output = run(&["--as", "suid", "--", &suid, "whoami", "--json"]);
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    let said: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(said["agent"], "runner/sub/suid");
+}
+
+#[test]
+fn a_command_that_goes_on_in_the_background_is_left_and_said() {
+    let host = host("");
+    let dir = tempfile::tempdir().unwrap();
+    let pid_file = dir.path().join("pid");
+    let script = format!("sleep 60 >/dev/null 2>&1 & echo $! > {}", pid_file.display());
+    let output = command(&host, &["--as", "daemon", "--", "sh", "-c", &script]).output().unwrap();
+    let said = texts(&output).1;
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("processes that it started run on"), "{said}");
+    let pid: i32 = until("the pid", || fs::read_to_string(&pid_file).ok()?.trim().parse().ok());
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    remove_cgroup(&host, "runner/sub/daemon");
+}
+
+#[test]
+fn what_is_refused_runs_nothing() {
+    let host = host("");
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("mark");
+    let touch = format!("touch {}", mark.display());
+    let unknown = "token=https://unknown.example.com";
+    for (words, code, expected) in [
+        (&["--as", "Bad Name"][..], 1, "is not a valid agent name"),
+        (&["--as", "x", "--grant", "https://unknown.example.com"], 1, "has no grant for the audience"),
+        (&["--as", "x", "--file", unknown], 1, "has no grant for this audience"),
+        (&["--as", "x2", "--env", "T=https://unknown.example.com"], 1, "has no grant for this audience"),
+        (&["--as", "x3", "--file", "../t=https://api.example.com"], 1, "name a file without a directory"),
+        (&["--as", "x4", "--file", "/var/tmp/t=https://api.example.com"], 1, "not in memory"),
+        (&["--file", "t"], 2, "write NAME=AUDIENCE"),
+        (&["--slice", "a.slice"], 1, "needs a cgroup of its own"),
+    ] {
+        let words = [words, &["--", "sh", "-c", &touch]].concat();
+        let output = command(&host, &words).output().unwrap();
+        let said = texts(&output).1;
+        assert!(
+            output.status.code() == Some(code) && said.contains(expected),
+            "{words:?}: {} {said}",
+            output.status
+        );
+        assert!(!mark.exists(), "{words:?}");
+    }
+    let missing = command(&host, &["--as", "y", "--", "/nonexistent/program"]).output().unwrap();
+    assert!(
+        missing.status.code() == Some(1) && texts(&missing).1.contains("/nonexistent/program: No such file")
+    );
+    let mut without_daemon = command(&host, &["--as", "z", "--", "sh", "-c", &touch]);
+    let output = without_daemon.env("HOSTBADGE_SOCKET", "/nonexistent/agent.sock").output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{:?}", texts(&output));
+    assert!(!mark.exists());
+}
+
+#[test]
+fn a_check_says_what_the_command_would_get() {
+    let host = host("");
+    let file = format!("token={API}");
+    let mut check = command(
+        &host,
+        &["--check", "--json", "--as", "job", "--file", &file, "--", "rm", "-rf", "/nonexistent"],
+    );
+    let output = check.env("X_API_KEY", "0123456789abcdef").output().unwrap();
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["command"], json!(["rm", "-rf", "/nonexistent"]));
+    assert_eq!((&plan["as"], &plan["rights"]), (&json!("job"), &json!(["all rights of its parent"])));
+    assert_eq!(plan["place"], "a cgroup below that of this process");
+    assert!(plan["removed_variables"].as_array().unwrap().contains(&json!("X_API_KEY")), "{plan}");
+    assert_eq!(plan["token_files"], json!([file]));
+    let output = command(&host, &["--check", "--as", "job", "--no-grants", "--", "true"]).output().unwrap();
+    assert!(
+        texts(&output).0.contains("sub-agent job of this process's agent, with no rights but its identity")
+    );
+    let lines = host.audit();
+    assert!(with_event(&lines, "sub-agent-delegated").is_empty());
+}
