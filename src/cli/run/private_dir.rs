@@ -94,7 +94,7 @@ fn places() -> Vec<PathBuf> {
 
 fn is_in_memory(dir: &Path) -> bool {
     let kind = statfs(dir).map(|found| found.filesystem_type());
-    kind.is_ok_and(|kind| kind == TMPFS_MAGIC || kind.0 as i64 == RAMFS_MAGIC)
+    kind.is_ok_and(|kind| kind == TMPFS_MAGIC || kind.0 == RAMFS_MAGIC)
 }
 
 #[cfg(test)]
