@@ -71,6 +71,7 @@ bench: deps ## measure the time and memory of tokens, proofs and credentials, th
 	$(CARGO) bench --locked --bench proofs
 	$(CARGO) bench --locked --bench revocation
 	$(CARGO) bench --locked --bench status_lists
+	$(CARGO) bench --locked --bench sub_agents
 	$(CARGO) bench --locked --bench workload
 	$(CARGO) bench --locked --bench tpm
 	$(CARGO) bench --locked --bench audit

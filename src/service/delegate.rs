@@ -100,7 +100,11 @@ impl IdentityService {
         let create = move || {
             let own = own_cgroups(permit.agent(), &peer);
             own.check(&cgroup)?;
-            own.check_processes(&cgroup, &deps.agents)?;
+            // Those of a cgroup that is delegated again are the sub-agent's.
+            let known = deps.agents.registrations().delegations.get(permit.name().as_str()).cloned();
+            if known.is_none_or(|known| known.cgroup != cgroup) {
+                own.check_processes(&cgroup, &deps.agents)?;
+            }
             let new = NewDelegation::new(&permit, cgroup);
             deps.delegations.create(new, deps.clock.now(), deps.clock.boot_time())
         };

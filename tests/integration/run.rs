@@ -184,6 +184,20 @@ fn a_token_in_a_file_is_renewed() {
 }
 
 #[test]
+fn a_command_that_outlives_its_delegation_is_delegated_again() {
+    let host = host("");
+    let script = "sleep 5; hostbadge whoami";
+    let mut run = command(&host, &["--as", "long", "--ttl", "2s", "--", "sh", "-c", script]);
+    let dir = Path::new(&program("hostbadge")).parent().unwrap().display().to_string();
+    let path = format!("{dir}:{}", std::env::var("PATH").unwrap());
+    let output = run.env("PATH", path).output().unwrap();
+    let (out, err) = texts(&output);
+    assert!(output.status.success() && out.contains("runner/sub/long"), "{out} {err}");
+    let lines = host.audit();
+    assert!(with_event(&lines, "sub-agent-delegated").len() > 2);
+}
+
+#[test]
 fn an_agent_in_a_delegated_unit_runs_commands_without_root() {
     require_root();
     let unit = Unit::new("runner").in_unified_hierarchy();

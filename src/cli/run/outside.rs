@@ -20,6 +20,8 @@ use crate::cli::client;
 use crate::cli::common::CommonArgs;
 use crate::cli::error::CliError;
 use crate::cli::output::note;
+use crate::cli::renewal::{Backoff, renewal_delay};
+use crate::clock::{Clock, Timestamp};
 use crate::wire::delegate::{DelegateRequest, DelegateResponse};
 
 /// The socket, in the private directory.
@@ -108,18 +110,48 @@ async fn converse(
     let mut lines = BufReader::new(reader).lines();
     writer.write_all(format!("{WHERE}\n").as_bytes()).await.map_err(CliError::local)?;
     let Some(cgroup) = lines.next_line().await.map_err(CliError::local)? else { return Ok(None) };
-    if let Some(name) = &arguments.name {
-        let request = DelegateRequest {
-            name: name.as_str().into(),
-            cgroup: cgroup.into(),
-            grants: arguments.rights.grants(),
-            ttl: arguments.rights.ttl(),
-            agent: arguments.agent.as_deref().map(Into::into),
-        };
-        client::post::<DelegateResponse>(&common.socket, "/v1/delegate", &request).await?;
-    }
+    let Some(name) = &arguments.name else {
+        writer.write_all(format!("{GO}\n").as_bytes()).await.map_err(CliError::local)?;
+        return lines.next_line().await.map_err(CliError::local);
+    };
+    let request = DelegateRequest {
+        name: name.as_str().into(),
+        cgroup: cgroup.into(),
+        grants: arguments.rights.grants(),
+        ttl: arguments.rights.ttl(),
+        agent: arguments.agent.as_deref().map(Into::into),
+    };
+    let expires_at = delegate(common, &request).await?;
     writer.write_all(format!("{GO}\n").as_bytes()).await.map_err(CliError::local)?;
-    lines.next_line().await.map_err(CliError::local)
+    tokio::select! {
+        line = lines.next_line() => line.map_err(CliError::local),
+        () = keep_delegated(common, &request, expires_at) => Ok(None),
+    }
+}
+
+/// Delegates the cgroup, and returns when that ends.
+async fn delegate(common: &CommonArgs, request: &DelegateRequest<'_>) -> Result<Timestamp, CliError> {
+    let reply = client::post::<DelegateResponse>(&common.socket, "/v1/delegate", request).await?;
+    Ok(reply.body.expires_at)
+}
+
+/// Delegates the cgroup again at half of each time, until the command has ended. A failure is repeated: the command goes on,
+/// and gets nothing after the end.
+async fn keep_delegated(common: &CommonArgs, request: &DelegateRequest<'_>, mut expires_at: Timestamp) {
+    let mut backoff = Backoff::new();
+    loop {
+        tokio::time::sleep(renewal_delay(expires_at, Clock::System.now())).await;
+        loop {
+            match delegate(common, request).await {
+                Ok(until) => {
+                    (expires_at, backoff) = (until, Backoff::new());
+                    break;
+                }
+                Err(error) => note(format_args!("hostbadge: the sub-agent is not delegated again: {error}")),
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
 }
 
 /// Starts this program again in the place where the command is to run.
