@@ -25,7 +25,9 @@ use hostbadge::posture::{EventLogFile, ImaListFile, PostureMode, PostureState};
 use hostbadge::present::ProofKeys;
 use hostbadge::revocation::Revocations;
 use hostbadge::revocation::status::StatusLists;
-use hostbadge::service::{HostFiles, IdentityService, Invocations, ServiceDeps, ServiceManager};
+use hostbadge::service::{
+    Delegations, HostFiles, IdentityService, Invocations, ServiceDeps, ServiceManager,
+};
 use hostbadge::tpm::TpmState;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +67,7 @@ fn serve(dir: &Path, listener: UnixListener) {
     let policies = Policies::new(policies, clock.clone());
     policies.activate(policies.read(false).unwrap(), agents.current());
     let statuses = StatusLists::new(dir, clock.clone(), false, Duration::from_secs(300));
+    let delegations = Delegations::open(dir, agents.clone(), clock.now(), clock.boot_time());
     let service = IdentityService::new(ServiceDeps {
         agents,
         policies,
@@ -74,6 +77,7 @@ fn serve(dir: &Path, listener: UnixListener) {
         revocations: Revocations::new(dir, clock.clone()),
         invocations: Invocations::new(HostFiles::of_host()),
         proof_keys: ProofKeys::new(Duration::from_secs(3600)),
+        delegations,
         approvals: Approvals::new(ApprovalsSection::default(), clock.clone()),
         anomalies: Anomalies::new(clock.clone(), Zone::default(), Duration::from_secs(7 * 86_400)),
         anomaly_actions: AnomalyActions::default(),

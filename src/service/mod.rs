@@ -92,7 +92,7 @@ pub use crate::audit::{AuditQuery, Counted, Event, PageStart, Recorded};
 pub use crate::clock::Timestamp;
 pub(crate) use crate::clock::jitter;
 pub use crate::credentials::ReleasedCredential;
-pub use crate::delegation::DelegatedCgroup;
+pub use crate::delegation::{DelegatedCgroup, Delegations};
 pub use crate::error_class::ErrorClass;
 pub use crate::invocations::{HostFiles, Invocations};
 pub use crate::issue::{EvidenceResponse, Introspection, IssuedProof, JwtSvid, WitSvid};
