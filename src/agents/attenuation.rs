@@ -26,8 +26,8 @@ pub enum NotDelegable {
     /// It does not have the credential.
     #[error("agent \"{0}\" has no credential \"{1}\"")]
     NoCredential(String, String),
-    /// A right stands twice.
-    #[error("\"{0}\" stands twice in grants")]
+    /// A right is there twice.
+    #[error("\"{0}\" is twice in grants")]
     Twice(String),
 }
 
@@ -46,12 +46,8 @@ impl DelegatedRights {
         let DelegatedRights::Some(rights) = self else { return Ok(()) };
         let mut seen = BTreeSet::new();
         for right in rights {
-            let (kind, key) = match right {
-                DelegatedRight::Grant(grant) => ("audience", grant.audience.as_str()),
-                DelegatedRight::Credential(name) => ("credential", name.as_str()),
-            };
-            if !seen.insert((kind, key)) {
-                return Err(NotDelegable::Twice(key.to_owned()));
+            if !seen.insert(key(right)) {
+                return Err(NotDelegable::Twice(key(right).1.to_owned()));
             }
             match right {
                 DelegatedRight::Grant(grant) => check_grant(grant, parent)?,
@@ -64,7 +60,8 @@ impl DelegatedRights {
         Ok(())
     }
 
-    /// What the parent still has of them. A reload may have taken something from it since they were checked.
+    /// What the parent still has of them, each audience and credential once. A reload may have taken something from it
+    /// since they were checked.
     pub(super) fn of(&self, parent: &AgentEntry) -> Attenuated {
         match self {
             DelegatedRights::All => Attenuated {
@@ -72,15 +69,21 @@ impl DelegatedRights {
                 credentials: parent.credentials().map(|credential| credential.item.clone()).collect(),
             },
             DelegatedRights::Some(rights) => {
-                let grants = rights.iter().filter_map(|right| match right {
-                    DelegatedRight::Grant(part) => Some(part.of(parent.grant(&part.audience)?.item)),
-                    DelegatedRight::Credential(_) => None,
-                });
-                let credentials = rights.iter().filter_map(|right| match right {
-                    DelegatedRight::Credential(name) => Some(parent.credential(name)?.item.clone()),
-                    DelegatedRight::Grant(_) => None,
-                });
-                Attenuated { grants: grants.flatten().collect(), credentials: credentials.collect() }
+                let mut some = Attenuated { grants: Vec::new(), credentials: Vec::new() };
+                let mut seen = BTreeSet::new();
+                for right in rights.iter().filter(|right| seen.insert(key(right))) {
+                    match right {
+                        DelegatedRight::Grant(part) => {
+                            let granted = parent.grant(&part.audience);
+                            some.grants.extend(granted.and_then(|granted| part.of(granted.item)));
+                        }
+                        DelegatedRight::Credential(name) => {
+                            let granted = parent.credential(name);
+                            some.credentials.extend(granted.map(|granted| granted.item.clone()));
+                        }
+                    }
+                }
+                some
             }
         }
     }
@@ -98,6 +101,14 @@ impl DelegatedGrant {
         }
         part.bind = binding(grant.bind, self.bind)?;
         Some(part)
+    }
+}
+
+/// What can be there once: an audience or a credential.
+fn key(right: &DelegatedRight) -> (&'static str, &str) {
+    match right {
+        DelegatedRight::Grant(grant) => ("audience", &grant.audience),
+        DelegatedRight::Credential(name) => ("credential", name),
     }
 }
 
@@ -270,7 +281,7 @@ mod tests {
             "agent \"a\" has no credential \"d\""
         );
         let twice = DelegatedRight::Credential("c".into());
-        assert_eq!(error(vec![twice.clone(), twice]), "\"c\" stands twice in grants");
+        assert_eq!(error(vec![twice.clone(), twice]), "\"c\" is twice in grants");
         let whole = DelegatedRight::Grant(part("https://x.com", Some("r"), Some(60), Some(Binding::Dpop)));
         assert_eq!(DelegatedRights::Some(vec![whole]).check(parent), Ok(()));
     }

@@ -31,8 +31,8 @@ pub(super) struct ComparedAgents {
     pub(super) missing: Vec<AgentList>,
     /// The delegation of the cgroup that the process is in.
     delegation: Option<Arc<Delegation>>,
-    /// The sub-agent that the process was, and why it is one no longer.
-    pub(super) ended: Option<(AgentName, Box<str>)>,
+    /// The sub-agent in whose cgroup the process is, and why it is not that one.
+    pub(super) refused: Option<(AgentName, Box<str>)>,
     /// What the peer was compared with.
     registrations: WeakRegistrations,
 }
@@ -103,10 +103,16 @@ impl ComparedAgents {
         let delegation = &held.delegation;
         let mut compared = ComparedAgents::nothing(registrations);
         compared.delegation = Some(delegation.clone());
-        let entry = registrations.find(delegation.agent.as_str()).filter(|_| held.ended.is_none());
-        let Some(entry) = entry else {
-            let reason = held.ended.as_deref().unwrap_or("its parent may not have it any more");
-            compared.ended = Some((delegation.agent.clone(), reason.into()));
+        let foreign = delegation.uid.filter(|uid| *uid != peer.uid);
+        let entry = registrations.find(delegation.agent.as_str());
+        let refused = match (&held.ended, foreign, entry) {
+            (Some(reason), ..) => Some(format!("the sub-agent has ended: {reason}")),
+            (None, Some(uid), _) => Some(format!("the sub-agent has processes of uid {uid} alone")),
+            (None, None, None) => Some("its parent may not have it any more".to_owned()),
+            (None, None, Some(_)) => None,
+        };
+        let Some(entry) = entry.filter(|_| refused.is_none()) else {
+            compared.refused = Some((delegation.agent.clone(), refused.unwrap_or_default().into()));
             return compared;
         };
         // The same process stays the same peer when other delegations change.
@@ -128,7 +134,7 @@ impl ComparedAgents {
             failures: Vec::new(),
             missing: Vec::new(),
             delegation: None,
-            ended: None,
+            refused: None,
             registrations: registrations.downgrade(),
         }
     }

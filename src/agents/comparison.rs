@@ -172,7 +172,7 @@ impl AgentRegistry {
         let compare = |entry| comparison.agent(entry);
         let mut agents: Vec<AgentComparison> = match compared_with {
             ComparedWith::All => registrations.agents.iter().map(compare).collect(),
-            ComparedWith::One(name) => registrations.agents.get(name).map(compare).into_iter().collect(),
+            ComparedWith::One(name) => registrations.find(name).map(compare).into_iter().collect(),
             ComparedWith::KnownToProcess => {
                 let related =
                     registrations.index().find_related(peer, registrations.names()).into_iter().map(compare);

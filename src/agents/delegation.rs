@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::binding::Binding;
+use super::match_tag::MatchTag;
 use super::name::AgentName;
 use crate::clock::Timestamp;
 use crate::peer::{Boundary, Cgroup, Invocation};
@@ -17,7 +18,11 @@ pub struct Delegation {
     /// The invocation of its processes, which ends with the cgroup.
     pub invocation: Invocation,
     /// The invocations of the agents above it, the nearest first. It ends with each of them.
-    pub parent_invocations: Vec<Box<str>>,
+    pub parent_invocations: Vec<Invocation>,
+    /// The tag of the conditions that the process of the registered agent met. It ends when they change.
+    pub root_tag: MatchTag,
+    /// The user whose processes are the sub-agent, and no others; `None` where root delegated, for all users.
+    pub uid: Option<u32>,
     /// What of its parent's rights it has.
     pub rights: DelegatedRights,
     /// When it ends.
@@ -58,14 +63,9 @@ pub struct DelegatedGrant {
 }
 
 impl Delegation {
-    /// The invocations in which what its processes get is issued: its own, and those of the agents above it.
-    pub fn invocations(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(&*self.invocation).chain(self.parent_invocations.iter().map(|id| &**id))
-    }
-
-    /// Whether `other` is one of the agents above this one.
+    /// Whether this is a delegation by `other` or by one below it: not by an earlier one of the same name.
     pub fn is_below(&self, other: &Delegation) -> bool {
-        self.agent.is_below(&other.agent)
+        self.parent_invocations.contains(&other.invocation)
     }
 
     /// How long something may live that is issued now for `longest`: no longer than the delegation, and at least 1 s.

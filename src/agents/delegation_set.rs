@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::delegation::Delegation;
 use super::entry::AgentEntry;
 use super::name::AgentName;
+use super::selectors::TagCheck;
+use crate::names::NameTable;
 use crate::peer::PeerInfo;
 
 /// A delegation, and whether it goes on. One that has ended stays as long as its cgroup: the processes in it do not
@@ -87,17 +89,26 @@ impl DelegationSet {
 }
 
 impl SubAgents {
-    /// The entries of the sub-agents of `set`. Those whose parent is not registered, or may not have them, have none.
+    /// The entries of the sub-agents of `set`. Those whose parent is not registered, may not have them, or is another one than
+    /// the one that delegated, have none.
     pub(super) fn new<'a>(
         set: &DelegationSet,
         registered: impl Fn(&str) -> Option<&'a Arc<AgentEntry>>,
+        names: &NameTable,
         previous: &SubAgents,
     ) -> SubAgents {
         let mut sub_agents = SubAgents::default();
         // A parent's name comes before those of its sub-agents.
         for (name, delegation) in &set.by_agent {
             let Some(parent_name) = name.lineage().nth(1) else { continue };
-            let parent = registered(parent_name).or_else(|| sub_agents.get(parent_name));
+            let Some(root) = registered(name.root()) else { continue };
+            if root.selectors.check_tag(delegation.root_tag, names) == TagCheck::Changed {
+                continue;
+            }
+            let parent = match name.depth() {
+                1 => Some(root),
+                _ => sub_agents.parent_of(delegation, parent_name),
+            };
             let Some(parent) = parent.filter(|parent| parent.may_delegate_to(name)) else { continue };
             let entry = previous.same(name, delegation, parent);
             let entry = entry.unwrap_or_else(|| Arc::new(AgentEntry::of_sub_agent(parent, delegation)));
@@ -108,6 +119,12 @@ impl SubAgents {
 
     pub(super) fn get(&self, name: &str) -> Option<&Arc<AgentEntry>> {
         self.by_name.get(name).map(|sub_agent| &sub_agent.entry)
+    }
+
+    /// The parent of a sub-agent that is itself one, if it is the one that delegated.
+    fn parent_of(&self, delegation: &Delegation, parent_name: &str) -> Option<&Arc<AgentEntry>> {
+        let parent = self.by_name.get(parent_name)?;
+        delegation.is_below(&parent.delegation).then_some(&parent.entry)
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = &Arc<AgentEntry>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::peer::{DigestError, Peer, PeerInfo, Sha256Digest};
+use crate::peer::{DigestError, Invocation, Peer, PeerInfo, Sha256Digest};
 use crate::posture::ImaDigests;
 
 use super::compared_agents::{Candidate, ComparedAgents, DelegatedPeer, Failure};
@@ -47,6 +47,12 @@ impl AuthenticatedAgent {
         &self.entry.name
     }
 
+    /// Returns the name of the registered agent: of a sub-agent, that of the one above it. What is bounded or kept for each
+    /// agent is so for this one, since an agent can have many sub-agents.
+    pub fn root_name(&self) -> &AgentName {
+        &self.entry.root().name
+    }
+
     /// Returns the process that was identified.
     pub fn peer(&self) -> &Peer {
         &self.peer
@@ -74,9 +80,14 @@ impl AuthenticatedAgent {
 
     /// The invocations in which what the process gets is issued: that of the process, and of a sub-agent those of the
     /// agents above it.
-    pub fn invocations(&self) -> impl Iterator<Item = &str> {
+    pub fn invocations(&self) -> impl Iterator<Item = &Invocation> {
         let above = self.delegation().into_iter().flat_map(|delegation| &delegation.parent_invocations);
-        self.peer.invocation.as_deref().into_iter().chain(above.map(|id| &**id))
+        self.peer.invocation.iter().chain(above)
+    }
+
+    /// The tag of the conditions that the process of the registered agent met: of a sub-agent, when that delegated.
+    pub fn root_tag(&self) -> MatchTag {
+        self.delegation().map_or(self.match_tag, |delegation| delegation.root_tag)
     }
 
     /// How long something may live that the agent gets now for `longest`: no longer than its delegation, if it is a
@@ -112,9 +123,13 @@ impl Candidates {
         self.compared.possible.iter().any(|candidate| !candidate.entry.selectors.needs_content())
     }
 
-    /// The names of the agents that the peer may be.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.compared.possible.iter().map(|candidate| candidate.entry.name.as_str())
+    /// An agent that the peer is or may be, if the peer is not certainly `agent` as well.
+    pub fn other_than(&self, agent: &str) -> Option<&str> {
+        let possible = &self.compared.possible;
+        let is_definitely =
+            |one: &Candidate| one.entry.name.as_str() == agent && !one.entry.selectors.needs_content();
+        let mut others = possible.iter().map(|one| one.entry.name.as_str()).filter(|name| *name != agent);
+        others.next().filter(|_| !possible.iter().any(is_definitely))
     }
 
     /// Whether the rest of the identification may have to wait before it knows that the peer is an agent.
@@ -129,8 +144,8 @@ pub struct Identification {
     /// In alphabetical order of their names.
     pub(super) matched: Vec<AuthenticatedAgent>,
     pub(super) failures: Vec<(AgentList, Failure)>,
-    /// The sub-agent that the peer was, and why it is one no longer.
-    ended: Option<(AgentName, Box<str>)>,
+    /// The sub-agent in whose cgroup the peer is, and why it is not that one.
+    refused: Option<(AgentName, Box<str>)>,
     /// Whether the registered agents are known.
     is_loaded: bool,
 }
@@ -161,7 +176,7 @@ impl Identification {
         if let Some((entry, failure)) = self.failure_of(name) {
             return Err(error_of(failure, entry));
         }
-        if self.ended.is_some() {
+        if self.refused.is_some() {
             return Err(self.no_match());
         }
         Err(match self.matched.is_empty() {
@@ -188,8 +203,8 @@ impl Identification {
         if !self.is_loaded {
             return IdentifyError::NotLoaded;
         }
-        if let Some((agent, reason)) = &self.ended {
-            return IdentifyError::Ended { agent: agent.to_string(), reason: reason.to_string() };
+        if let Some((agent, reason)) = &self.refused {
+            return IdentifyError::NotSubAgent { agent: agent.to_string(), reason: reason.to_string() };
         }
         let unresolved = self.failures.iter().find(|(_, failure)| matches!(failure, Failure::Unresolved));
         let first = unresolved.or_else(|| self.failures.first());
@@ -305,8 +320,8 @@ impl AgentRegistry {
         let Candidates { peer, compared, registrations, .. } = candidates;
         let (is_loaded, mut failures) = (registrations.agents.is_loaded(), compared.failures.clone());
         if compared.possible.is_empty() {
-            let ended = compared.ended.clone();
-            return Identification { matched: Vec::new(), failures, ended, is_loaded };
+            let refused = compared.refused.clone();
+            return Identification { matched: Vec::new(), failures, refused, is_loaded };
         }
         let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
         let mut matched = Vec::with_capacity(compared.possible.len());
@@ -342,7 +357,7 @@ impl AgentRegistry {
                 }
             }
         }
-        Identification { matched, failures, ended: None, is_loaded }
+        Identification { matched, failures, refused: None, is_loaded }
     }
 
     /// Whether the registration of an agent that was identified earlier is still the same, and the process

@@ -53,12 +53,12 @@ pub enum IdentifyError {
          {MAX_GROUPS} groups, which are not compared; start it with fewer"
     )]
     TooManyGroups,
-    /// The process is in a cgroup that is no longer a sub-agent's.
-    #[error("this process is in the cgroup of sub-agent \"{agent}\", which has ended: {reason}")]
-    Ended {
+    /// The process is in the cgroup of a sub-agent and is not it.
+    #[error("this process is in the cgroup of sub-agent \"{agent}\" and is not it: {reason}")]
+    NotSubAgent {
         /// The sub-agent's name.
         agent: String,
-        /// Why it has ended.
+        /// Why it is not.
         reason: String,
     },
     /// Which cgroups are delegated is not known, and the process may be in one.

@@ -62,17 +62,12 @@ impl AgentName {
 
     /// 0 for a registered agent, 1 for its sub-agents, and so on.
     pub fn depth(&self) -> u32 {
-        u32::try_from(self.0.matches(SUB).count()).unwrap_or(u32::MAX)
+        depth_of(self.as_str())
     }
 
     /// The name, and those of the agents above it, the nearest first.
     pub fn lineage(&self) -> impl Iterator<Item = &str> {
-        std::iter::successors(Some(self.as_str()), |name| name.rfind(SUB).map(|at| &name[..at]))
-    }
-
-    /// Whether `other` is the name of an agent above this one.
-    pub fn is_below(&self, other: &AgentName) -> bool {
-        self.lineage().skip(1).any(|name| name == other.as_str())
+        lineage_of(self.as_str())
     }
 
     /// The name of the registered agent at its beginning.
@@ -102,6 +97,16 @@ impl fmt::Display for AgentName {
 /// The name of the registered agent at the beginning of the name of a sub-agent; of others the name itself.
 pub fn root_agent(name: &str) -> &str {
     name.split_once(SUB).map_or(name, |(root, _)| root)
+}
+
+/// A name, and those of the agents above it, the nearest first.
+pub fn lineage_of(name: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(name), |name| name.rfind(SUB).map(|at| &name[..at]))
+}
+
+/// How many agents are above the one of this name.
+pub fn depth_of(name: &str) -> u32 {
+    u32::try_from(name.matches(SUB).count()).unwrap_or(u32::MAX)
 }
 
 /// The text is not an agent name.

@@ -37,7 +37,7 @@ impl Registrations {
             true => previous.index.clone(),
             false => Arc::new(AgentIndex::new(&agents, &names)),
         };
-        let sub_agents = SubAgents::new(&delegations, |name| agents.get(name), &previous.sub_agents);
+        let sub_agents = SubAgents::new(&delegations, |name| agents.get(name), &names, &previous.sub_agents);
         Registrations { agents, delegations, sub_agents, names, index }
     }
 

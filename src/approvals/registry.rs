@@ -8,7 +8,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::error::{DecisionError, NotApproved};
 use super::request::ApprovalRequest;
-use crate::agents::ApprovalMode;
+use crate::agents::{ApprovalMode, root_agent};
 use crate::clock::{BootTime, Clock, Timestamp};
 use crate::config::ApprovalsSection;
 use crate::mutex::lock;
@@ -262,7 +262,10 @@ impl Approvals {
         }
         let pending = requests.values().filter(|entry| entry.is_pending());
         let (of_agent, of_all) = pending.fold((0, 0), |(of_agent, of_all), entry| {
-            (of_agent + usize::from(entry.request.agent == request.agent), of_all + 1)
+            (
+                of_agent + usize::from(root_agent(&entry.request.agent) == root_agent(&request.agent)),
+                of_all + 1,
+            )
         });
         if of_agent >= MAX_PENDING_OF_AGENT {
             return NotApproved::TooManyOfAgent(MAX_PENDING_OF_AGENT);

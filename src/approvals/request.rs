@@ -3,7 +3,7 @@
 use data_encoding::HEXLOWER;
 use serde::Serialize;
 
-use crate::agents::{ApprovalMode, Assurance, AuthenticatedAgent, Binding, TokenTyp};
+use crate::agents::{ApprovalMode, Assurance, AuthenticatedAgent, Binding, TokenTyp, lineage_of, root_agent};
 use crate::digest::sha256;
 use crate::peer::Sha256Digest;
 use crate::present::ProofKind;
@@ -45,6 +45,9 @@ pub struct ApprovalRequest {
     pub container: Option<String>,
     /// The invocation that the process is part of.
     pub invocation: String,
+    /// Of a sub-agent: the invocations of the agents above it. What is shown does not have them.
+    #[serde(skip)]
+    pub invocations_above: Vec<String>,
     /// Path of the executable as the kernel reports it, in the mount namespace of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exe: Option<String>,
@@ -115,6 +118,7 @@ impl ApprovalRequest {
         Some(ApprovalRequest {
             v: FORMAT,
             agent: entry.name.to_string(),
+            invocations_above: agent.invocations().skip(1).map(|id| id.to_string()).collect(),
             tenant: entry.tenant.clone(),
             owner: entry.owner.clone(),
             approval,
@@ -167,7 +171,7 @@ impl ApprovalRequest {
             }
             _ => false,
         };
-        covers && self.agent == other.agent
+        covers && root_agent(&self.agent) == root_agent(&other.agent)
     }
 
     /// Whether a revocation after this epoch concerns the agent, its owner or tenant, or the invocation.
@@ -179,8 +183,12 @@ impl ApprovalRequest {
         is_later(TargetKind::Everything, "")
             || is_later_of(TargetKind::Tenant, self.tenant.as_ref())
             || is_later_of(TargetKind::Owner, self.owner.as_ref())
-            || is_later(TargetKind::Agent, &self.agent)
-            || is_later(TargetKind::Invocation, &self.invocation)
+            || lineage_of(&self.agent).any(|name| is_later(TargetKind::Agent, name))
+            || self
+                .invocations_above
+                .iter()
+                .chain([&self.invocation])
+                .any(|id| is_later(TargetKind::Invocation, id))
     }
 }
 
@@ -193,6 +201,7 @@ pub(super) mod tests {
         ApprovalRequest {
             v: FORMAT,
             agent: "a".into(),
+            invocations_above: Vec::new(),
             tenant: None,
             owner: Some("anna@example.com".into()),
             approval,

@@ -149,7 +149,7 @@ enum CliSubcommand {
     /// scope of the user's or the system's service manager. It has the terminal; signals and its exit status are passed on.
     /// Variables that look like secrets are removed from its environment.
     #[command(after_long_help = examples::RUN)]
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Request evidence of the host's state for a remote verifier
     #[command(after_long_help = examples::ATTEST)]
     Attest(attest::AttestArgs),
@@ -267,7 +267,7 @@ impl CliSubcommand {
 pub fn run(command: Cli) -> ExitCode {
     // A value that is asked for or printed is in no core dump, as SIGQUIT at a terminal makes one. A failure
     // is no reason not to run.
-    // A command that is run gets the limits of this process.
+    // A command that is run gets the limits of this process, and `run` sets its own.
     if !matches!(command.subcommand, CliSubcommand::Run(_)) {
         let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     }
@@ -294,7 +294,7 @@ async fn dispatch(common: &CommonArgs, subcommand: CliSubcommand) -> Result<Exit
         CliSubcommand::Certificate(arguments) => certificate::run(common, &arguments).await,
         CliSubcommand::Prove(arguments) => prove::run(common, &arguments).await,
         CliSubcommand::Delegate(arguments) => delegate::run(common, &arguments).await,
-        CliSubcommand::Run(arguments) => run::run(common, &arguments).await,
+        CliSubcommand::Run(arguments) => run::run(common, *arguments).await,
         CliSubcommand::Attest(arguments) => attest::run(common, &arguments).await,
         CliSubcommand::Status => status::run(common).await,
         CliSubcommand::Agent(subcommand) => agent::run(common, &subcommand).await,

@@ -88,7 +88,7 @@ async fn show(common: &CommonArgs, agent: Option<&str>) -> Result<ExitCode, CliE
     let query = match agent {
         None => String::new(),
         // Checked first, because the name becomes a part of the query.
-        Some(name) => format!("?agent={}", AgentName::parse(name).map_err(CliError::local)?),
+        Some(name) => format!("?agent={}", AgentName::parse_any(name).map_err(CliError::local)?),
     };
     let path = format!("/v1/policies{query}");
     let reply = client::get::<PoliciesResponse>(&common.admin_socket, &path).await?;

@@ -20,7 +20,7 @@ pub(super) async fn run_for_process(
     let mut path = format!("/v1/processes/{pid}");
     if let Some(name) = agent {
         // Checked first, because the name becomes a part of the query.
-        path += &format!("?agent={}", AgentName::parse(name).map_err(CliError::local)?);
+        path += &format!("?agent={}", AgentName::parse_any(name).map_err(CliError::local)?);
     }
     let reply = client::get::<WhyResponse>(&common.admin_socket, &path).await?;
     if common.json {

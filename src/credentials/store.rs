@@ -227,7 +227,7 @@ impl CredentialStore {
     ) -> Result<(u64, Option<Timestamp>, SecretValue), Error> {
         let open = self.opened()?;
         let tenant = agent.entry().tenant.as_deref().unwrap_or_default();
-        let holder = open.holder_for(tenant, agent.name().as_str(), name);
+        let holder = open.holder_for(tenant, agent.root_name().as_str(), name);
         let row = open.find(&holder, name, version, self.0.clock.now())?;
         Ok((row.version, row.expires.map(Timestamp::from_secs), open.decrypt(row)?))
     }

@@ -90,6 +90,12 @@ pub(super) async fn resume(deps: &InvocationDeps) {
         file => file,
     };
     deps.invocations.restore(file, deps.clock.now().after(MAX_TOKEN_TTL));
+    // The file above is written later than a delegation, so it may lack the invocations that this depends on.
+    for delegation in deps.delegations.active() {
+        for invocation in &delegation.parent_invocations {
+            deps.invocations.watch(invocation, &delegation.agent, delegation.expires);
+        }
+    }
 }
 
 async fn run(deps: InvocationDeps, stop: CancellationToken) {

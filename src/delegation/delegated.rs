@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::agents::{AgentName, DelegatedRight, DelegatedRights, Delegation};
+use crate::agents::{AgentName, DelegatedRight, DelegatedRights, Delegation, MatchTag};
 use crate::clock::Timestamp;
 use crate::peer::{Boundary, Cgroup, Invocation};
 use crate::policy::DelegationPermit;
@@ -15,7 +15,11 @@ pub struct NewDelegation {
     pub(super) agent: AgentName,
     pub(super) cgroup: Cgroup,
     /// The invocations of the agents above it, the nearest first.
-    pub(super) parent_invocations: Vec<Box<str>>,
+    pub(super) parent_invocations: Vec<Invocation>,
+    /// The tag of the conditions that the process of the registered agent met.
+    pub(super) root_tag: MatchTag,
+    /// The user whose processes are the sub-agent; `None` for all users.
+    pub(super) uid: Option<u32>,
     /// What of its parent's rights it has.
     pub(super) rights: DelegatedRights,
     /// How long it exists.
@@ -40,7 +44,9 @@ impl NewDelegation {
         NewDelegation {
             agent: permit.name().clone(),
             cgroup,
-            parent_invocations: permit.agent().invocations().map(Box::from).collect(),
+            parent_invocations: permit.agent().invocations().cloned().collect(),
+            root_tag: permit.agent().root_tag(),
+            uid: Some(permit.agent().peer().uid).filter(|uid| *uid != 0),
             rights: permit.rights().clone(),
             ttl: permit.ttl(),
             boundary: permit.boundary(),
@@ -48,11 +54,16 @@ impl NewDelegation {
         }
     }
 
+    /// The invocation of the sub-agent's processes.
+    pub(super) fn invocation(&self) -> Invocation {
+        Invocation::of_delegated(&self.cgroup, self.agent.as_str())
+    }
+
     pub(super) fn delegation(&self, now: Timestamp) -> Delegation {
-        let NewDelegation { agent, cgroup, parent_invocations, rights, ttl, boundary, .. } = self.clone();
-        let invocation = Invocation::of_delegated(&cgroup, agent.as_str());
-        let expires = now.after(ttl);
-        Delegation { agent, cgroup, invocation, parent_invocations, rights, expires, boundary }
+        let NewDelegation { agent, cgroup, parent_invocations, root_tag, uid, rights, ttl, boundary, .. } =
+            self.clone();
+        let (invocation, expires) = (self.invocation(), now.after(ttl));
+        Delegation { agent, cgroup, invocation, parent_invocations, root_tag, uid, rights, expires, boundary }
     }
 }
 

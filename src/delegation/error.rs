@@ -23,7 +23,10 @@ pub enum Error {
         cgroup: String,
     },
     /// The agent has as many sub-agents as it may have.
-    #[error("agent \"{0}\" has {1} sub-agents, which is its limit ([delegate] max)")]
+    #[error(
+        "agent \"{0}\" has {1} sub-agents, which is its limit ([delegate] max); those that have ended count until their \
+         cgroups are removed"
+    )]
     TooManyOfAgent(String, u32),
     /// The host has as many delegated cgroups as it may have.
     #[error("this host has {MAX_DELEGATIONS} delegated cgroups, which is its limit")]

@@ -10,11 +10,14 @@ use crate::agents::{
     AgentName, Binding, DelegatedGrant, DelegatedRight, DelegatedRights, Delegation, HeldDelegation,
 };
 use crate::clock::Timestamp;
+use crate::invocations::StoredEnd;
 use crate::peer::{Boundary, Cgroup, Invocation, boot_id};
 use crate::store;
 
 const FILE_NAME: &str = "delegations.json";
 const VERSION: u64 = 1;
+/// Larger files are not written, in bytes; larger ones than 8 MiB are not read.
+const MAX_SIZE: usize = 4 * 1024 * 1024;
 
 /// The content of the file. No cgroup of another boot exists.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +33,11 @@ struct RawDelegation {
     agent: String,
     cgroup: String,
     cgroup_id: u64,
-    parent_invocations: Vec<String>,
+    parent_invocations: Vec<RawInvocation>,
+    root_tag: String,
+    /// Absent for processes of all users.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
     /// Absent for all rights of the parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rights: Option<Vec<RawRight>>,
@@ -39,6 +46,13 @@ struct RawDelegation {
     /// Why it has ended; absent where it goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ended: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct RawInvocation {
+    id: String,
+    #[serde(flatten)]
+    end: StoredEnd,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,9 +82,15 @@ impl DelegationsFile {
     /// Writes the file, which is on disk when this returns. Blocking.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// It cannot be written, or would be larger than what is read.
     pub(super) fn write(&self, dir: &Path) -> Result<(), store::Error> {
-        store::write(&dir.join(FILE_NAME), VERSION, self)
+        let path = dir.join(FILE_NAME);
+        let text = store::to_bytes(&path, VERSION, self)?;
+        if text.len() > MAX_SIZE {
+            let full = std::io::Error::other("the delegations of this host are too many and too long");
+            return Err(store::Error::Io { path, source: full });
+        }
+        store::write_atomic(&path, &text, 0o600).map_err(|source| store::Error::Io { path, source })
     }
 
     /// Reads the delegations of this boot from the file. Blocking.
@@ -95,8 +115,12 @@ impl RawDelegation {
             agent: delegation.agent.to_string(),
             cgroup: delegation.cgroup.path().to_owned(),
             cgroup_id: delegation.cgroup.id(),
-            parent_invocations: delegation.parent_invocations.iter().map(|id| id.to_string()).collect(),
+            parent_invocations: delegation.parent_invocations.iter().map(RawInvocation::of).collect(),
+            root_tag: delegation.root_tag.to_string(),
+            uid: delegation.uid,
+            // One that has ended has none.
             rights: match &delegation.rights {
+                _ if held.ended.is_some() => Some(Vec::new()),
                 DelegatedRights::All => None,
                 DelegatedRights::Some(rights) => Some(rights.iter().map(RawRight::of).collect()),
             },
@@ -114,7 +138,13 @@ impl RawDelegation {
             invocation: Invocation::of_delegated(&cgroup, agent.as_str()),
             agent,
             cgroup,
-            parent_invocations: self.parent_invocations.into_iter().map(Box::from).collect(),
+            parent_invocations: self
+                .parent_invocations
+                .into_iter()
+                .map(RawInvocation::into_invocation)
+                .collect(),
+            root_tag: self.root_tag.parse().map_err(|e| format!("the match tag is {e}"))?,
+            uid: self.uid,
             rights: match self.rights {
                 None => DelegatedRights::All,
                 Some(rights) => DelegatedRights::Some(rights.into_iter().map(RawRight::into_right).collect()),
@@ -123,6 +153,16 @@ impl RawDelegation {
             boundary: boundary.ok_or_else(|| format!("\"{}\" is no boundary", self.boundary))?,
         };
         Ok(HeldDelegation { delegation: Arc::new(delegation), ended: self.ended.map(Arc::from) })
+    }
+}
+
+impl RawInvocation {
+    fn of(invocation: &Invocation) -> RawInvocation {
+        RawInvocation { id: invocation.to_string(), end: invocation.end().clone().into() }
+    }
+
+    fn into_invocation(self) -> Invocation {
+        Invocation::stored(&self.id, self.end.into())
     }
 }
 

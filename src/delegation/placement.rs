@@ -25,11 +25,17 @@ pub struct OwnCgroups<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlacementError {
     /// The cgroup of the caller is not known.
-    #[error("the cgroup of this process in the unified hierarchy is not known, so none is below it")]
+    #[error("the cgroup of this process in the unified hierarchy cannot be read")]
     UnknownOwn,
     /// The cgroup is that of the caller, or one above it.
     #[error("{0} contains this process; delegate a cgroup below it that this process is not in")]
     Own(String),
+    /// Many units have their cgroups in it, also later.
+    #[error("{0} is a slice, whose units are not all of this agent; delegate one of them")]
+    Slice(String),
+    /// The process is in no cgroup that could have one of its own below it.
+    #[error("this process is in no unit, container or scope; name the cgroup from the root of the hierarchy")]
+    NoOwn,
     /// The cgroup is elsewhere.
     #[error(
         "{cgroup} is not below {own}, the cgroup of this agent; with Delegate=yes, a unit can make cgroups below its \
@@ -75,7 +81,7 @@ impl OwnCgroups<'_> {
         if named.starts_with('/') || named.is_empty() {
             return Ok(named.to_owned());
         }
-        Ok(format!("{}/{named}", self.own().ok_or(PlacementError::UnknownOwn)?))
+        Ok(format!("{}/{named}", self.own().ok_or(PlacementError::NoOwn)?))
     }
 
     /// The path of the agent's own cgroup: that of the delegation, the unit or the container.
@@ -96,6 +102,9 @@ impl OwnCgroups<'_> {
         if cgroup.contains(caller.path()) {
             return Err(PlacementError::Own(path.to_owned()));
         }
+        if path.ends_with(".slice") {
+            return Err(PlacementError::Slice(path.to_owned()));
+        }
         let is_below = |above: &str| path != above && is_at_or_below(path, above);
         let own = self.own();
         if own.is_some_and(is_below) {
@@ -106,14 +115,15 @@ impl OwnCgroups<'_> {
             let uid = self.caller.uid;
             let manager = format!("/user.slice/user-{uid}.slice/user@{uid}.service");
             let slice = self.slice.and_then(slice_path);
-            // Root can put any process anywhere.
-            if uid == 0 || is_below(&manager) || slice.as_deref().is_some_and(is_below) {
+            // Root of the host can put any process anywhere.
+            let is_root = uid == 0 && self.caller.container.is_none();
+            if is_root || is_below(&manager) || slice.as_deref().is_some_and(is_below) {
                 return Ok(());
             }
         }
         match own {
             Some(own) => Err(PlacementError::NotBelow { cgroup: path.to_owned(), own: own.to_owned() }),
-            None => Err(PlacementError::UnknownOwn),
+            None => Err(PlacementError::NoOwn),
         }
     }
 
@@ -136,11 +146,8 @@ impl OwnCgroups<'_> {
                     refuse(format!("one of uid {}, and not of uid {}", peer.uid, self.caller.uid)).into()
                 );
             }
-            let candidates = agents.candidates(peer);
-            let mut names = candidates.names();
-            let Some(first) = names.next() else { continue };
-            if first != self.agent && !names.any(|name| name == self.agent) {
-                return Err(refuse(format!("one of agent \"{first}\"")).into());
+            if let Some(other) = agents.candidates(peer).other_than(self.agent) {
+                return Err(refuse(format!("or may be one of agent \"{other}\"")).into());
             }
         }
         Ok(())

@@ -67,8 +67,15 @@ impl Delegations {
                 Table { held, ..Table::default() }
             }
             Err(error) => {
+                let reason = match error {
+                    store::Error::Corrupt { path, reason } => {
+                        format!("{}: damaged ({reason})", path.display())
+                    }
+                    other => other.to_string(),
+                };
                 let unknown = format!(
-                    "{error}. Remove the file when no process of a sub-agent runs any more, and restart hostbadged"
+                    "{reason}. End all processes of sub-agents, which would be their parents otherwise, then remove the \
+                     file and restart hostbadged"
                 );
                 tracing::error!("agents with [delegate] are not identified: {unknown}");
                 Table { unknown: Some(unknown), ..Table::default() }
@@ -111,8 +118,12 @@ impl Delegations {
             if known.is_none() {
                 table.check_room(&new)?;
             }
-            let others = table.all().enumerate().filter(|(at, _)| Some(*at) != known).map(|(_, one)| one);
-            DelegationsFile::of(others.chain([held.clone()]))
+            let mut all: Vec<HeldDelegation> = table.all().collect();
+            match known {
+                Some(at) => all[at] = held.clone(),
+                None => all.push(held.clone()),
+            }
+            DelegationsFile::of(all.into_iter())
         };
         // In force after it is stored: a crash must not make its processes the parent.
         file.write(&self.0.state_dir)?;
@@ -153,14 +164,15 @@ impl Delegations {
             if &*delegation.invocation == invocation {
                 return Some(reason.into());
             }
-            let is_below = delegation.parent_invocations.iter().any(|id| &**id == invocation);
+            let is_below = delegation.parent_invocations.iter().any(|one| &**one == invocation);
             is_below.then(|| format!("an agent above it has ended: {reason}").into())
         });
     }
 
-    /// Ends the delegation of a sub-agent.
-    pub fn end_agent(&self, agent: &str, reason: &str) {
-        self.end(|held| (held.delegation.delegation.agent.as_str() == agent).then(|| reason.into()));
+    /// Ends the delegations to this sub-agent, and to those below the agent of this name.
+    pub fn end_agents(&self, agent: &str, reason: &str) {
+        let is_of = |held: &Held| held.delegation.delegation.agent.lineage().any(|name| name == agent);
+        self.end(|held| is_of(held).then(|| reason.into()));
     }
 
     /// How many go on.
@@ -226,7 +238,8 @@ impl Delegations {
     fn end(&self, mut reason: impl FnMut(&Held) -> Option<Arc<str>>) {
         let mut table = self.table();
         let mut ended: Vec<EndedDelegation> = Vec::new();
-        // A parent is before its sub-agents, because it was made before them.
+        // The least deep first, so that a parent comes before its sub-agents.
+        table.held.sort_by_key(|held| held.delegation.delegation.agent.depth());
         for held in &mut table.held {
             if held.delegation.ended.is_some() {
                 continue;
@@ -292,8 +305,8 @@ impl Table {
                 return Err(Error::NameInUse { agent, cgroup });
             }
             let is_above = delegation.cgroup.contains(new.cgroup.path());
-            let is_parent = new.agent.is_below(&delegation.agent);
-            let is_child = delegation.agent.is_below(&new.agent);
+            let is_parent = new.parent_invocations.contains(&delegation.invocation);
+            let is_child = delegation.parent_invocations.contains(&new.invocation());
             let is_below = new.cgroup.contains(delegation.cgroup.path());
             let overlaps = (is_above && !is_parent) || (is_below && !is_child);
             if overlaps && delegation.cgroup.is_present() {
@@ -305,10 +318,8 @@ impl Table {
 
     fn check_room(&self, new: &NewDelegation) -> Result<(), Error> {
         let root = new.agent.root();
-        let is_of_root = |held: &&Held| {
-            let HeldDelegation { delegation, ended } = &held.delegation;
-            ended.is_none() && delegation.agent.root() == root
-        };
+        // With those that have ended and whose cgroups are there still.
+        let is_of_root = |held: &&Held| held.delegation.delegation.agent.root() == root;
         if self.held.iter().filter(is_of_root).count() >= new.max as usize {
             return Err(Error::TooManyOfAgent(root.to_owned(), new.max));
         }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Delegations, Error, NewDelegation, OwnCgroups, PlacementError};
-use crate::agents::{AgentName, AgentRegistry, DelegatedRights, Delegation};
+use crate::agents::{AgentName, AgentRegistry, DelegatedRights, Delegation, MatchTag, MayBeEmpty};
 use crate::clock::{BootTime, Clock, Timestamp};
 use crate::names::Names;
-use crate::peer::{Boundary, Cgroup, unified_mount};
+use crate::peer::{Boundary, Cgroup, Invocation, PeerTracker, unified_mount};
+use crate::posture::{PostureMode, PostureState};
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -64,6 +65,8 @@ struct World {
     agents: AgentRegistry,
     delegations: Delegations,
     boot: BootTime,
+    /// Of this process, which is `a`.
+    root_tag: MatchTag,
 }
 
 impl World {
@@ -78,11 +81,32 @@ impl World {
         let agents = AgentRegistry::open(&agents_dir, 35, names, Clock::manual(NOW));
         let boot = BootTime::now();
         let delegations = Delegations::open(dir.path(), agents.clone(), NOW, boot);
-        World { dir, agents, delegations, boot }
+        let root_tag = tag_of_this_process(&agents);
+        World { dir, agents, delegations, boot, root_tag }
+    }
+
+    fn new_delegation(&self, agent: &str, cgroup: Cgroup) -> NewDelegation {
+        let agent = AgentName::parse_any(agent).unwrap();
+        let above = agent.lineage().nth(1).and_then(|name| {
+            let registrations = self.agents.registrations();
+            let parent = registrations.delegations.get(name)?;
+            Some([vec![parent.invocation.clone()], parent.parent_invocations.clone()].concat())
+        });
+        NewDelegation {
+            agent,
+            cgroup,
+            parent_invocations: above.unwrap_or_else(|| ["parent", "root"].map(Invocation::of_test).into()),
+            root_tag: self.root_tag,
+            uid: None,
+            rights: DelegatedRights::All,
+            ttl: HOUR,
+            boundary: Boundary::Kernel,
+            max: 3,
+        }
     }
 
     fn delegate(&self, agent: &str, cgroup: Cgroup) -> Result<Arc<Delegation>, Error> {
-        self.delegations.create(new(agent, cgroup), NOW, self.boot)
+        self.delegations.create(self.new_delegation(agent, cgroup), NOW, self.boot)
     }
 
     /// Whether the sub-agent is one now.
@@ -97,16 +121,13 @@ impl World {
     }
 }
 
-fn new(agent: &str, cgroup: Cgroup) -> NewDelegation {
-    NewDelegation {
-        agent: AgentName::parse_any(agent).unwrap(),
-        cgroup,
-        parent_invocations: vec!["parent".into(), "root".into()],
-        rights: DelegatedRights::All,
-        ttl: HOUR,
-        boundary: Boundary::Kernel,
-        max: 3,
-    }
+fn tag_of_this_process(agents: &AgentRegistry) -> MatchTag {
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    let peer = PeerTracker::from_socket(&socket).unwrap().current_peer().unwrap();
+    let posture = PostureState::new(PostureMode::Off, HOUR);
+    let identified = agents.identify(agents.candidates(&peer), posture.ima_digests());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(identified).one(None).unwrap().match_tag()
 }
 
 fn is_root() -> bool {
@@ -206,7 +227,7 @@ fn delegations_outlive_the_daemon_and_a_damaged_file_identifies_nobody() {
     let kept = world.delegate("a/sub/kept", root.make("kept")).unwrap();
     world.delegate("a/sub/ended", root.make("ended")).unwrap();
     world.delegate("a/sub/removed", root.make("removed")).unwrap();
-    world.delegations.end_agent("a/sub/ended", "asked for");
+    world.delegations.end_agents("a/sub/ended", "asked for");
     world.delegations.save().unwrap();
     root.remove("removed");
 
@@ -214,7 +235,9 @@ fn delegations_outlive_the_daemon_and_a_damaged_file_identifies_nobody() {
     let reopened = reopen();
     assert_eq!(reopened.active(), [kept]);
     assert!(world.is_active("a/sub/kept") && !world.is_active("a/sub/ended"));
-    let again = reopened.create(new("a/sub/ended", root.open("ended")), NOW, world.boot).unwrap_err();
+    let again = reopened
+        .create(world.new_delegation("a/sub/ended", root.open("ended")), NOW, world.boot)
+        .unwrap_err();
     assert!(matches!(again, Error::Placement(PlacementError::Ended { .. })), "{again}");
 
     let file = world.dir.path().join("delegations.json");
@@ -224,7 +247,8 @@ fn delegations_outlive_the_daemon_and_a_damaged_file_identifies_nobody() {
     for damaged in ["", "{", &text.replace("a/sub/kept", "A"), &text.replace("kernel", "wall")] {
         fs::write(&file, damaged).unwrap();
         let delegations = reopen();
-        let error = delegations.create(new("a/sub/y", root.make("y")), NOW, world.boot).unwrap_err();
+        let error =
+            delegations.create(world.new_delegation("a/sub/y", root.make("y")), NOW, world.boot).unwrap_err();
         assert!(matches!(&error, Error::Unknown(reason) if reason.contains("delegations.json")), "{error}");
         assert!(world.agents.registrations().delegations.unknown_reason().is_some());
         delegations.save().unwrap();
@@ -256,14 +280,18 @@ fn an_agent_delegates_below_its_own_cgroup_alone() {
         let error = check(path, &unit, &root.open(cgroup), None).unwrap_err();
         assert!(error.contains("contains this process"), "{error}");
     }
-    let elsewhere = root.open("agents.slice");
+    let elsewhere = root.open("agents.slice/agents-a.slice/w.service");
     assert!(check(&main, &unit, &elsewhere, None).unwrap_err().contains("is not below"));
+    let error = check(&main, &unit, &root.open("agents.slice"), None).unwrap_err();
+    assert!(error.contains("is a slice"), "{error}");
     // A sub-agent has no more than its own cgroup.
     let delegation = Delegation {
         agent: AgentName::parse_any("a/sub/b").unwrap(),
         invocation: crate::peer::Invocation::of_delegated(&sub, "a/sub/b"),
         cgroup: sub.clone(),
         parent_invocations: Vec::new(),
+        root_tag: MatchTag::from_bytes([1; 4]).unwrap(),
+        uid: None,
         rights: DelegatedRights::All,
         expires: NOW,
         boundary: Boundary::Kernel,
@@ -272,4 +300,61 @@ fn an_agent_delegates_below_its_own_cgroup_alone() {
     let error =
         check(&format!("{}/x", sub.path()), &unit, &root.open("unit/main"), Some(&delegation)).unwrap_err();
     assert!(error.contains("is not below") && error.contains(sub.path()), "{error}");
+}
+
+#[test]
+fn a_sub_agent_ends_when_the_conditions_of_its_root_change() {
+    if !is_root() {
+        return;
+    }
+    let (world, root) = (World::new(), TestCgroup::new("tag"));
+    world.delegate("a/sub/x", root.make("x")).unwrap();
+    world.delegate("a/sub/x/sub/y", root.make("x/y")).unwrap();
+    assert!(world.is_active("a/sub/x") && world.is_active("a/sub/x/sub/y"));
+    let file = world.dir.path().join("agents.d/a.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("user = 0", "user = 1")).unwrap();
+    world.agents.reload(MayBeEmpty::default()).unwrap();
+    assert!(!world.is_active("a/sub/x") && !world.is_active("a/sub/x/sub/y"));
+    fs::write(&file, text).unwrap();
+    world.agents.reload(MayBeEmpty::default()).unwrap();
+    assert!(world.is_active("a/sub/x") && world.is_active("a/sub/x/sub/y"));
+}
+
+#[test]
+fn the_end_of_a_delegation_ends_those_below_it_for_good() {
+    if !is_root() {
+        return;
+    }
+    let (world, root) = (World::new(), TestCgroup::new("below"));
+    world.delegate("a/sub/x", root.make("x")).unwrap();
+    let old = world.delegate("a/sub/x/sub/y", root.make("x/y")).unwrap();
+    // In the file, a delegation that was repeated stays where it was, also over a restart.
+    world.delegate("a/sub/x", root.open("x")).unwrap();
+    let reopened = Delegations::open(world.dir.path(), world.agents.clone(), NOW, world.boot);
+    reopened.end_agents("a/sub/x", "asked for");
+    let ended: Vec<String> =
+        reopened.take_ended().iter().map(|one| one.delegation.agent.to_string()).collect();
+    assert_eq!(ended, ["a/sub/x", "a/sub/x/sub/y"]);
+    // Another one of the same name has none of the old ones below it.
+    let new = world.new_delegation("a/sub/x", root.make("x2"));
+    reopened.create(new, NOW, world.boot).unwrap();
+    assert!(world.is_active("a/sub/x") && !world.is_active("a/sub/x/sub/y"));
+    assert!(reopened.active().iter().all(|one| one.invocation != old.invocation));
+}
+
+#[test]
+fn those_that_have_ended_count_while_their_cgroups_are_there() {
+    if !is_root() {
+        return;
+    }
+    let (world, root) = (World::new(), TestCgroup::new("count"));
+    for name in ["one", "two", "three"] {
+        world.delegate(&format!("a/sub/{name}"), root.make(name)).unwrap();
+        world.delegations.end_agents(&format!("a/sub/{name}"), "asked for");
+    }
+    let error = world.delegate("a/sub/four", root.make("four")).unwrap_err().to_string();
+    assert!(error.contains("those that have ended count until their cgroups are removed"), "{error}");
+    root.remove("one");
+    world.delegate("a/sub/four", root.open("four")).unwrap();
 }

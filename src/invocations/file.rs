@@ -25,16 +25,56 @@ struct RawInvocation {
     id: String,
     agents: Vec<String>,
     #[serde(flatten)]
-    end: RawEnd,
+    end: StoredEnd,
 }
 
+/// What ends an invocation, as files have it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ends_with", rename_all = "lowercase")]
-enum RawEnd {
-    Unit { unit: String },
-    Cgroup { path: String, cgroup: u64 },
-    Session { leader: i32, start_time: u64 },
+pub enum StoredEnd {
+    /// A system unit.
+    Unit {
+        /// Its name.
+        unit: String,
+    },
+    /// A cgroup.
+    Cgroup {
+        /// Its path in the unified hierarchy.
+        path: String,
+        /// Its ID.
+        cgroup: u64,
+    },
+    /// The leader of a session.
+    Session {
+        /// Its pid.
+        leader: i32,
+        /// Its start time in clock ticks since boot.
+        start_time: u64,
+    },
+    /// The end of the host's run.
     Boot,
+}
+
+impl From<InvocationEnd> for StoredEnd {
+    fn from(end: InvocationEnd) -> StoredEnd {
+        match end {
+            InvocationEnd::Unit(unit) => StoredEnd::Unit { unit },
+            InvocationEnd::Cgroup { path, id } => StoredEnd::Cgroup { path, cgroup: id },
+            InvocationEnd::Session { leader, start_time } => StoredEnd::Session { leader, start_time },
+            InvocationEnd::Boot => StoredEnd::Boot,
+        }
+    }
+}
+
+impl From<StoredEnd> for InvocationEnd {
+    fn from(end: StoredEnd) -> InvocationEnd {
+        match end {
+            StoredEnd::Unit { unit } => InvocationEnd::Unit(unit),
+            StoredEnd::Cgroup { path, cgroup } => InvocationEnd::Cgroup { path, id: cgroup },
+            StoredEnd::Session { leader, start_time } => InvocationEnd::Session { leader, start_time },
+            StoredEnd::Boot => InvocationEnd::Boot,
+        }
+    }
 }
 
 impl InvocationsFile {
@@ -61,13 +101,8 @@ impl InvocationsFile {
 
     pub(super) fn into_invocations(self) -> impl Iterator<Item = (String, InvocationEnd, Vec<AgentName>)> {
         self.invocations.into_iter().map(|RawInvocation { id, agents, end }| {
-            let end = match end {
-                RawEnd::Unit { unit } => InvocationEnd::Unit(unit),
-                RawEnd::Cgroup { path, cgroup } => InvocationEnd::Cgroup { path, id: cgroup },
-                RawEnd::Session { leader, start_time } => InvocationEnd::Session { leader, start_time },
-                RawEnd::Boot => InvocationEnd::Boot,
-            };
-            (id, end, agents.iter().filter_map(|name| AgentName::parse(name).ok()).collect())
+            let end = InvocationEnd::from(end);
+            (id, end, agents.iter().filter_map(|name| AgentName::parse_any(name).ok()).collect())
         })
     }
 }
@@ -80,12 +115,7 @@ impl<'a> FromIterator<(&'a str, &'a InvocationEnd, &'a [AgentName])> for Invocat
         let raw = |(id, end, agents): (&str, &InvocationEnd, &[AgentName])| RawInvocation {
             id: id.to_owned(),
             agents: agents.iter().map(|agent| agent.as_str().to_owned()).collect(),
-            end: match end.clone() {
-                InvocationEnd::Unit(unit) => RawEnd::Unit { unit },
-                InvocationEnd::Cgroup { path, id } => RawEnd::Cgroup { path, cgroup: id },
-                InvocationEnd::Session { leader, start_time } => RawEnd::Session { leader, start_time },
-                InvocationEnd::Boot => RawEnd::Boot,
-            },
+            end: StoredEnd::from(end.clone()),
         };
         InvocationsFile {
             boot: boot_id().to_owned(),

@@ -22,7 +22,7 @@ mod watcher;
 
 use std::time::Duration;
 
-pub use file::InvocationsFile;
+pub use file::{InvocationsFile, StoredEnd};
 pub use host_files::HostFiles;
 pub use table::{Invocations, TokenInvocation};
 pub use watcher::{EndedInvocation, InvocationWatcher};

@@ -11,7 +11,7 @@ use super::host_files::{HostFiles, Presence};
 use crate::agents::AgentName;
 use crate::clock::Timestamp;
 use crate::mutex::lock;
-use crate::peer::{InvocationEnd, Peer, is_invocation_of_unit};
+use crate::peer::{Invocation, InvocationEnd, Peer, is_invocation_of_unit};
 
 /// The invocations in which something was issued and that have not ended. Clones share them.
 #[derive(Clone)]
@@ -79,8 +79,13 @@ impl Invocations {
     /// Something was issued to `agent` in the invocation of `peer` that expires at `until`.
     pub fn issued(&self, peer: &Peer, agent: &AgentName, until: Timestamp) {
         if let Some(invocation) = &peer.invocation {
-            self.add(invocation, invocation.end(), std::slice::from_ref(agent), until);
+            self.watch(invocation, agent, until);
         }
+    }
+
+    /// Has the end of an invocation noticed on which something of `agent` depends until `until`.
+    pub fn watch(&self, invocation: &Invocation, agent: &AgentName, until: Timestamp) {
+        self.add(invocation, invocation.end(), std::slice::from_ref(agent), until);
     }
 
     /// Whether the invocation of a token has ended without the watcher having noticed it: it was not watched,

@@ -99,7 +99,7 @@ impl TpmSigner {
 
     /// Waits for the agent's turn, for at most the deadline of a TPM command.
     async fn acquire_slot(&self, permit: &Permit, tpm: &Tpm) -> Result<SigningSlot, TpmSignError> {
-        match tokio::time::timeout(tpm.deadline(), self.queue.acquire(permit.agent().name())).await {
+        match tokio::time::timeout(tpm.deadline(), self.queue.acquire(permit.agent().root_name())).await {
             Ok(Ok(slot)) => Ok(slot),
             Ok(Err(QueueFull::PerAgent)) => Err(TpmSignError {
                 code: ErrorCode::SlowDown,

@@ -74,16 +74,12 @@ pub struct PeerCgroup {
 }
 
 impl PeerCgroup {
-    /// The cgroup of a process with this text in `/proc/PID/cgroup`; `None` if the cgroup in systemd's hierarchy is
-    /// another one, as with cgroup version 1, or is not visible here.
+    /// The cgroup of a process with this text in `/proc/PID/cgroup`, wherever it is in other hierarchies; `None` without the
+    /// unified hierarchy. Bytes that are not UTF-8 are replaced: a cgroup above has a name without them.
     pub(super) fn parse(text: &[u8]) -> Option<PeerCgroup> {
-        let paths = CgroupPaths::parse(text)?;
-        let path = paths.unified?;
-        let is_other = paths.systemd.is_some_and(|systemd| systemd != path);
-        if is_other || !path.starts_with('/') || path.split('/').any(|part| part == "..") {
-            return None;
-        }
-        Some(PeerCgroup { path: path.into(), bounding: bounding_path(text).map_or(0, str::len) })
+        let path = text.split(|b| *b == b'\n').find_map(|line| line.strip_prefix(b"0::"))?;
+        let path = String::from_utf8_lossy(path);
+        Some(PeerCgroup { path: path.as_ref().into(), bounding: bounding_path(text).map_or(0, str::len) })
     }
 
     /// A process in the cgroup at `path`, whose unit has the cgroup at `bounding`, one of those above.

@@ -92,6 +92,17 @@ impl Invocation {
         }
     }
 
+    /// An invocation that was stored: its ID, and what ends it.
+    pub fn stored(id: &str, end: InvocationEnd) -> Invocation {
+        Invocation { id: id.into(), end }
+    }
+
+    /// One that ends with the host.
+    #[cfg(test)]
+    pub(crate) fn of_test(id: &str) -> Invocation {
+        Invocation::stored(id, InvocationEnd::Boot)
+    }
+
     /// What ends it.
     pub fn end(&self) -> &InvocationEnd {
         &self.end

@@ -7,6 +7,7 @@ use super::record::Revocation;
 use super::target::{Target, TargetKind};
 use crate::agents::{AgentEntry, AuthenticatedAgent};
 use crate::clock::Timestamp;
+use crate::peer::Invocation;
 
 /// The revoked targets at one moment. A change makes another set.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +34,7 @@ pub struct IssuedToken<'a> {
     /// The invocation of the process that got it.
     pub invocation: Option<&'a str>,
     /// Of a sub-agent: the invocations of the agents above it.
-    pub parent_invocations: &'a [Box<str>],
+    pub parent_invocations: &'a [Invocation],
     /// The key that signed it.
     pub kid: &'a str,
     /// Its identifier.
@@ -129,7 +130,7 @@ impl RevocationSet {
         if self.blocking == 0 {
             return None;
         }
-        self.find(agent.entry(), agent.invocations(), |one| one.is_blocking)
+        self.find(agent.entry(), agent.invocations().map(|one| &**one), |one| one.is_blocking)
     }
 
     /// Why an agent gets nothing, whichever of its processes asks.
@@ -156,7 +157,7 @@ impl RevocationSet {
             return None;
         }
         let by_key = self.get(&Target::new(TargetKind::Key, token.kid));
-        let above = token.parent_invocations.iter().map(|id| &**id);
+        let above = token.parent_invocations.iter().map(|one| &**one);
         let invocations = token.invocation.into_iter().chain(above);
         by_key.or_else(|| self.find(token.agent, invocations, |one| token.epoch < one.epoch))
     }
@@ -270,7 +271,7 @@ mod tests {
             assert!(set.revoking(&token(0)).is_none() && set.blocking_process(&agent, Some("i")).is_none());
         }
         // What is revoked of an agent is revoked of its sub-agents, and not the reverse.
-        let parents = ["p".into(), "i".into()];
+        let parents = ["p", "i"].map(Invocation::of_test);
         let sub_agent = AgentEntry { name: agent.name.of_sub_agent("s").unwrap(), ..(*agent).clone() };
         let of_sub = IssuedToken {
             agent: &sub_agent,

@@ -44,7 +44,7 @@ impl IdentityService {
         let agent = self.identify_any(&peer).await?;
         let reject = |code, description: &str| Rejection::new(code, description, &peer).with_agent(&agent);
         let request = request.map_err(|e| reject(ErrorCode::InvalidRequest, &e.to_string()))?;
-        self.check_rate(RateLimitKey::TpmQuote(agent.name().clone()), Some(&peer))
+        self.check_rate(RateLimitKey::TpmQuote(agent.root_name().clone()), Some(&peer))
             .map_err(|rejection| rejection.with_agent(&agent))?;
         let permit = policy::decide_attestation(agent.clone(), &self.circumstances())?;
         let policies = permit.policy();
@@ -52,7 +52,7 @@ impl IdentityService {
             self.issuer_state().map_err(|rejection| rejection.with_peer(&peer).with_agent(&agent))?;
         let tpm = self.deps.tpm.borrow().clone();
         let tpm = tpm.ok_or_else(|| reject(ErrorCode::TemporarilyUnavailable, "the TPM is starting"))?;
-        let slot = self.deps.evidence_slots.acquire(agent.name(), peer.uid).await.ok_or_else(|| {
+        let slot = self.deps.evidence_slots.acquire(agent.root_name(), peer.uid).await.ok_or_else(|| {
             let description = "as many callers as allowed are receiving evidence; ask again later";
             let mut rejection = reject(ErrorCode::TemporarilyUnavailable, description);
             rejection.refusal.retry_after = Some(EVIDENCE_RETRY_DELAY);

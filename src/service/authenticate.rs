@@ -106,7 +106,7 @@ impl IdentityService {
         let check =
             |key| self.check_rate(key, Some(agent.peer())).map_err(|rejection| rejection.with_agent(agent));
         // Sub-agents share the rate of the agent that they act for, so that delegating gives no more of it.
-        check(RateLimitKey::Agent(agent.entry().root().name.clone()))?;
+        check(RateLimitKey::Agent(agent.root_name().clone()))?;
         match &agent.entry().tenant {
             Some(tenant) if self.deps.limiter.tenants().of(Some(tenant)).rate.is_some() => {
                 check(RateLimitKey::Tenant(tenant.clone()))
@@ -185,7 +185,7 @@ fn error_code(error: &IdentifyError) -> ErrorCode {
             ErrorCode::TemporarilyUnavailable
         }
         IdentifyError::NoMatch
-        | IdentifyError::Ended { .. }
+        | IdentifyError::NotSubAgent { .. }
         | IdentifyError::AgentMismatch(_)
         | IdentifyError::TooManyGroups
         | IdentifyError::Unmeasured { .. }

@@ -87,7 +87,7 @@ impl IdentityService {
         version: Option<u64>,
     ) -> Result<(), Refusal> {
         let tenant = agent.entry().tenant.as_deref().unwrap_or_default();
-        let found = self.deps.credentials.find(tenant, agent.name().as_str(), name, version);
+        let found = self.deps.credentials.find(tenant, agent.root_name().as_str(), name, version);
         found.map_err(|e| {
             let refusal = refusal_of(&e).with_peer(agent.peer()).with_agent(agent.name());
             refusal.with_credential(name)

@@ -34,7 +34,7 @@ impl IdentityService {
                         Ok(recorded) => Ok(recorded),
                         Err(unavailable) => {
                             // What is not recorded is not in force.
-                            self.deps.delegations.end_agent(agent.as_str(), "it could not be recorded");
+                            self.deps.delegations.end_agents(agent.as_str(), "it could not be recorded");
                             Err(unavailable.into())
                         }
                     }
@@ -125,7 +125,7 @@ impl IdentityService {
             .and_then(|()| self.ensure_not_revoked(agent));
         checked.inspect_err(|rejection| {
             let reason = rejection.refusal.description.clone();
-            self.deps.delegations.end_agent(delegation.agent.as_str(), &reason);
+            self.deps.delegations.end_agents(delegation.agent.as_str(), &reason);
         })
     }
 }
@@ -146,7 +146,9 @@ fn error_code(error: &delegation::Error) -> ErrorCode {
         | delegation::Error::Unknown(_)
         | delegation::Error::Store(_) => ErrorCode::TemporarilyUnavailable,
         delegation::Error::Cgroup(_) | delegation::Error::NameInUse { .. } => ErrorCode::InvalidRequest,
-        delegation::Error::Placement(PlacementError::Own(_)) => ErrorCode::InvalidRequest,
+        delegation::Error::Placement(
+            PlacementError::Own(_) | PlacementError::NoOwn | PlacementError::Slice(_),
+        ) => ErrorCode::InvalidRequest,
         delegation::Error::Placement(_) => ErrorCode::AccessDenied,
         delegation::Error::TooManyOfAgent(..) | delegation::Error::TooMany => ErrorCode::SlowDown,
     }

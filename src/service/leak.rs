@@ -66,8 +66,8 @@ impl IdentityService {
         if !request.dry_run {
             self.revoke_leaked(admin, &request, &mut report).await?;
         }
-        let agents = self.deps.agents.current();
-        let is_registered = report.agent.as_deref().is_some_and(|name| agents.get(name).is_some());
+        let registrations = self.deps.agents.registrations();
+        let is_registered = report.agent.as_deref().is_some_and(|name| registrations.find(name).is_some());
         report.next = next_steps(&report, &request, is_registered);
         Ok(report)
     }

@@ -97,8 +97,8 @@ impl IdentityService {
     /// # Errors
     /// [`AdminError::UnknownAgent`].
     pub fn policies(&self, _: &Admin, agent: Option<&str>) -> Result<PoliciesResponse, AdminError> {
-        let agents = self.deps.agents.current();
-        let entry = agent.map(|name| agents.get(name).ok_or(AdminError::UnknownAgent)).transpose()?;
+        let registrations = self.deps.agents.registrations();
+        let entry = agent.map(|name| registrations.find(name).ok_or(AdminError::UnknownAgent)).transpose()?;
         let (status, snapshot) = (self.deps.policies.status(), self.deps.policies.snapshot());
         let concerns = |info: &&PolicyInfo| entry.is_none_or(|entry| info.scope.concerns(entry));
         let shown: Vec<&PolicyInfo> = snapshot.policies().iter().filter(concerns).collect();

@@ -2,7 +2,7 @@
 //! take.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::error::InvalidRequest;
@@ -178,7 +178,7 @@ fn delegated_right(grant: DelegatedGrant<'_>) -> Result<DelegatedRight, InvalidR
         DelegatedGrant { audience: Some(audience), scope, ttl, bind, credential: None } => {
             Ok(DelegatedRight::Grant(agents::DelegatedGrant {
                 audience: checked_audience(audience)?,
-                scopes: scope.map(scopes).transpose()?,
+                scopes: scope.map(distinct_scopes).transpose()?,
                 ttl: ttl.map(lifetime).transpose()?,
                 bind: bind.map(binding),
             }))
@@ -191,6 +191,12 @@ fn delegated_right(grant: DelegatedGrant<'_>) -> Result<DelegatedRight, InvalidR
              credential and nothing else",
         )),
     }
+}
+
+/// Each scope once.
+fn distinct_scopes(scope: Cow<'_, str>) -> Result<Vec<String>, InvalidRequest> {
+    let distinct: BTreeSet<String> = scopes(scope)?.into_iter().collect();
+    Ok(distinct.into_iter().collect())
 }
 
 fn binding(bind: agent::Bind) -> Binding {

@@ -157,7 +157,10 @@ impl IdentityService {
             self.deps.issuer.apply_revocations(&self.deps.revocations.current());
             let outcome = revoked?;
             match target.kind() {
-                TargetKind::Agent => self.end_proof_keys(target.value()),
+                TargetKind::Agent => {
+                    self.deps.proof_keys.end_agent(target.value());
+                    self.deps.delegations.end_agents(target.value(), "it or an agent above it was revoked");
+                }
                 TargetKind::Invocation => {
                     self.deps.proof_keys.end_invocation(target.value());
                     self.deps.delegations.end_invocation(target.value(), "its invocation was revoked");
@@ -176,15 +179,6 @@ impl IdentityService {
         };
         let changed = |response: &RevokeResponse| response.outcome == RevokeOutcome::Revoked;
         self.within_budget_if(admin, StateCommand::Revoke, revoked, changed).await
-    }
-
-    /// Destroys the proof keys of an agent and of its sub-agents.
-    fn end_proof_keys(&self, agent: &str) {
-        self.deps.proof_keys.end_agent(agent);
-        let active = self.deps.delegations.active();
-        for delegation in active.iter().filter(|one| one.agent.lineage().any(|name| name == agent)) {
-            self.deps.proof_keys.end_invocation(&delegation.invocation);
-        }
     }
 
     /// Lifts the revocation of an agent, invocation, owner or tenant: what was issued before stays revoked.
@@ -361,7 +355,7 @@ impl IdentityService {
     fn tenant_of(&self, target: &Target) -> Option<String> {
         match target.kind() {
             TargetKind::Tenant => Some(target.value().to_owned()),
-            TargetKind::Agent => self.deps.agents.current().get(target.value())?.tenant.clone(),
+            TargetKind::Agent => self.deps.agents.registrations().find(target.value())?.tenant.clone(),
             _ => None,
         }
     }

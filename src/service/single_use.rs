@@ -130,7 +130,7 @@ impl IdentityService {
         let (revoked, used) = self.deps.revocations.token_counts();
         let marks = Marks { kept: revoked + used, registered: self.deps.agents.current().len() };
         let now = self.deps.clock.boot_time();
-        self.mark_quota.take(agent.name(), marks, lifetime, now).map_err(|TooManyMarks { retry_after }| {
+        self.mark_quota.take(agent.root_name(), marks, lifetime, now).map_err(|TooManyMarks { retry_after }| {
             let description = "this agent has used up or revoked as many tokens as it may; those that expire make \
                                room";
             let mut rejection =
@@ -143,7 +143,7 @@ impl IdentityService {
 
     /// Takes a mark back that was not made.
     pub(super) fn give_mark_back(&self, agent: &AuthenticatedAgent, lifetime: Duration) {
-        self.mark_quota.take_back(agent.name(), lifetime, self.deps.clock.boot_time());
+        self.mark_quota.take_back(agent.root_name(), lifetime, self.deps.clock.boot_time());
     }
 }
 

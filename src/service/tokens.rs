@@ -234,7 +234,7 @@ impl IdentityService {
             return Ok(issuer_state.mint_token(permit, &self.deps.status_lists, self.deps.clock.now())?);
         }
         let (agent, audience, policies) = (agent.clone(), permit.audience().to_owned(), permit.policy());
-        self.check_rate(RateLimitKey::TpmSign(agent.name().clone()), Some(&peer))
+        self.check_rate(RateLimitKey::TpmSign(agent.root_name().clone()), Some(&peer))
             .map_err(|rejection| rejection.with_agent(&agent))?;
         // Boxed, because tokens that are signed in memory do not need the room for it.
         let token =

@@ -29,7 +29,7 @@ impl IdentityService {
     ) -> Result<WhyResponse, AdminError> {
         let pid =
             pid.parse().map_err(|_| InvalidRequest::new("the path must end in the number of a process"))?;
-        if agent.is_some_and(|name| self.deps.agents.current().get(name).is_none()) {
+        if agent.is_some_and(|name| self.deps.agents.registrations().find(name).is_none()) {
             return Err(AdminError::UnknownAgent);
         }
         let process = InspectedProcess::open(pid)?;

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::common::audit_log::with_event;
 use crate::common::callers::{Credentials, NOBODY, Unit};
 use crate::common::http::claims;
-use crate::common::{API, Host, copy_program, program, require_root, until, until_true};
+use crate::common::{API, Host, copy_program, pause, program, require_root, until, until_true};
 use serde_json::{Value, json};
 
 /// A host on which root is the agent `runner`, with sub-agents.
@@ -236,18 +236,16 @@ fn an_agent_in_a_delegated_unit_runs_commands_without_root() {
         (&json!("runner/sub/job"), &json!("cooperative"))
     );
 
-    // A program with the setuid bit is the sub-agent too, whatever user it has.
+    // A program with the setuid bit runs, and is of another user than the sub-agent.
     let dir = tempfile::Builder::new().prefix("hostbadge-suid").tempdir_in("/var/tmp").unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let suid = dir.path().join("hostbadge");
     copy_program(program("hostbadge"), &suid, "");
     fs::set_permissions(&suid, fs::Permissions::from_mode(0o4755)).unwrap();
     let suid = suid.display().to_string();
-    let output = run(&["--as", "suid", "--", &suid, "whoami", "--json"]);
-    let (out, err) = texts(&output);
-    assert_eq!(output.status.code(), Some(0), "{err}");
-    let said: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(said["agent"], "runner/sub/suid");
+    let output = run(&["--as", "suid", "--", &suid, "whoami"]);
+    let err = texts(&output).1;
+    assert!(output.status.code() == Some(1) && err.contains("has processes of uid 65534 alone"), "{err}");
 }
 
 #[test]
@@ -263,6 +261,61 @@ fn a_command_that_goes_on_in_the_background_is_left_and_said() {
     let pid: i32 = until("the pid", || fs::read_to_string(&pid_file).ok()?.trim().parse().ok());
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     remove_cgroup(&host, "runner/sub/daemon");
+}
+
+#[test]
+fn nothing_of_a_run_is_left_where_others_of_the_user_can_read_it() {
+    let host = host("");
+    let file = format!("/dev/shm/hostbadge-test-{}", std::process::id());
+    let token = format!("{file}={API}");
+    // The processes that run the command do not have what was removed, or do not show it.
+    let script = format!(
+        "cat {file}; for pid in $PPID $(ps -o ppid= -p $PPID); do tr '\\0' '\\n' </proc/$pid/environ; done 2>/dev/null; ulimit -c"
+    );
+    let mut run = command(
+        &host,
+        &[
+            "--as",
+            "a",
+            "--file",
+            &token,
+            "--",
+            "setpriv",
+            "--reuid=65534",
+            "--clear-groups",
+            "sh",
+            "-c",
+            &script,
+        ],
+    );
+    let output = run.env("MY_API_KEY", "0123456789abcdef").output().unwrap();
+    let (out, err) = texts(&output);
+    assert!(!out.contains("MY_API_KEY"), "{out} {err}");
+    assert!(!Path::new(&file).exists());
+    // Neither after a failure, nor after the end of the process in the cgroup.
+    for (name, words) in [("b", &["/nonexistent/program"][..]), ("c", &["sh", "-c", "kill -9 $PPID"])] {
+        let words = [&["--as", name, "--file", &token, "--"], words].concat();
+        assert!(!command(&host, &words).output().unwrap().status.success());
+        assert!(!Path::new(&file).exists(), "{words:?}");
+    }
+    fs::write(&file, "mine").unwrap();
+    let output = command(&host, &["--as", "d", "--file", &token, "--", "true"]).output().unwrap();
+    assert!(texts(&output).1.contains("exists already"), "{:?}", texts(&output));
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+    fs::remove_file(&file).unwrap();
+}
+
+#[test]
+fn a_run_that_waits_for_the_daemon_ends_at_a_signal() {
+    let host = host("");
+    host.signal(Signal::SIGSTOP);
+    let mut child = command(&host, &["--as", "x", "--", "true"]).spawn().unwrap();
+    // The process in the cgroup waits for its word.
+    pause(std::time::Duration::from_millis(500));
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
+    let status = until("it ends", || child.try_wait().unwrap());
+    host.signal(Signal::SIGCONT);
+    assert_eq!(status.signal(), Some(Signal::SIGTERM as i32), "{status}");
 }
 
 #[test]

@@ -266,6 +266,22 @@ fn a_sub_agent_has_the_rights_that_it_was_given() {
 }
 
 #[test]
+fn a_sub_agent_gets_the_credential_that_its_parent_gets() {
+    let mut world = World::new("[delegate]");
+    let put = |body: &Value| {
+        let answer = world.host.admin().post("/v1/credentials/put", body);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    put(&json!({ "name": "key", "value": "shared-secret" }));
+    put(&json!({ "name": "key", "value": "own-secret", "agent": "researcher" }));
+    let (fetch, _) = world.sub_agent("fetch", &json!({}));
+    for who in [world.parent(), fetch] {
+        let answer = who.curl(&world.host, "/v1/credential", &["-d", "name=key"]);
+        assert_eq!(answer.json()["value"], "own-secret", "{}", answer.text());
+    }
+}
+
+#[test]
 fn only_cgroups_below_ones_own_are_delegated() {
     let mut world = World::new("[delegate]\nmax = 2");
     let inner = world.make("main");
@@ -281,6 +297,7 @@ fn only_cgroups_below_ones_own_are_delegated() {
         (inner.clone(), "main", 400, "contains this process"),
         (inner.clone(), "/system.slice", 400, "contains this process"),
         (world.parent(), other.as_str(), 403, "is not below"),
+        (world.parent(), "/user.slice", 400, "is a slice"),
         (world.parent(), "gone", 400, "there is no cgroup"),
         (world.parent(), "cgroup.procs", 400, "there is no cgroup"),
         (world.parent(), "../other", 400, "must be the path of a cgroup"),
@@ -329,7 +346,7 @@ fn a_cgroup_with_processes_of_others_is_not_delegated() {
     let mut sleep = Command::new("sleep");
     sleep.arg("60");
     of_root.apply_to(&mut sleep);
-    let mut of_root = sleep.spawn().unwrap();
+    let mut sleeping_root = sleep.spawn().unwrap();
     let refused = |cgroup: &str| {
         let answer = world.delegate(&world.parent(), &json!({ "name": "x", "cgroup": cgroup }));
         assert_eq!(answer.status, 403, "{}", answer.text());
@@ -343,7 +360,11 @@ fn a_cgroup_with_processes_of_others_is_not_delegated() {
     assert!(said.contains("is one of uid 0, and not of uid 65534"), "{said}");
     let answer = world.delegate(&world.parent(), &json!({ "name": "taken", "cgroup": "taken" }));
     assert_eq!(answer.status, 200, "{}", answer.text());
-    for child in [&mut sleeping, &mut of_root] {
+    // A process of another user that comes later is nobody.
+    let of_root = Credentials::root().in_unit(world.below.iter().find(|one| one.name == "taken").unwrap());
+    let said = of_root.curl(&world.host, "/v1/whoami", &[]).text();
+    assert!(said.contains("the sub-agent has processes of uid 65534 alone"), "{said}");
+    for child in [&mut sleeping, &mut sleeping_root] {
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -382,7 +403,7 @@ fn sub_agents_have_sub_agents_as_deep_as_the_file_says() {
         world.host.admin().post("/v1/revocations/revoke", &json!({ "agent": "researcher/sub/first" }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(!world.is_active(&token));
-    assert_eq!(world.token(&second, API).error(), "access_denied");
+    assert!(world.token(&second, API).text().contains("it or an agent above it was revoked"));
     assert_eq!(world.token(&world.parent(), API).status, 200, "and not its parent");
 }
 
@@ -404,8 +425,7 @@ fn what_a_sub_agent_got_ends_with_it() {
     });
     assert!(world.is_active(&parents));
     assert!(
-        agent_of(&world, &fetch)
-            .contains("in the cgroup of sub-agent \"researcher/sub/fetch\", which has ended")
+        agent_of(&world, &fetch).contains("\"researcher/sub/fetch\" and is not it: the sub-agent has ended")
     );
     let answer = world.delegate(&world.parent(), &json!({ "name": "fetch", "cgroup": "fetch" }));
     assert!(answer.text().contains("remove it, and make it again"), "{}", answer.text());
@@ -438,6 +458,16 @@ fn a_restart_of_the_daemon_makes_no_sub_agent_its_parent() {
     world.host.start();
     assert_eq!(agent_of(&world, &fetch), "researcher/sub/fetch");
     assert!(world.is_active(&token));
+    // What it depends on is known although `invocations.json` is written later.
+    let (write, _) = world.sub_agent("write", &json!({}));
+    world.host.crash();
+    let _ = fs::remove_file(world.host.path("state/invocations.json"));
+    world.host.start();
+    assert_eq!(agent_of(&world, &write), "researcher/sub/write");
+    world.unit.set_invocation_id("0123456789abcdef0123456789abcde1");
+    until_true("the parent's end has ended it", || {
+        agent_of(&world, &write).contains("an agent above it has ended")
+    });
     world.host.stop();
     let file = world.host.path("state/delegations.json");
     fs::write(&file, "torn").unwrap();
@@ -482,6 +512,25 @@ fn a_boundary_that_the_agent_can_cross_is_named_and_policies_refuse_it() {
     assert!(refused.text().contains("forbidden by policy"), "{}", refused.text());
     let answer = world.delegate(&world.parent(), &json!({ "name": "more", "cgroup": "more", "ttl": 60 }));
     assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn a_policy_on_the_depth_of_new_sub_agents_is_asked_for_each() {
+    let mut world = World::new("[delegate]\ndepth = 2");
+    let config = world.host.path("etc/hostbadged.toml");
+    let text = fs::read_to_string(&config).unwrap_or_default();
+    fs::write(&config, format!("{text}\n[policy]\nrequire_permit = true\n")).unwrap();
+    let policies = world.host.path("etc/policies");
+    fs::create_dir_all(&policies).unwrap();
+    let policy =
+        "permit (principal, action == Action::\"delegate\", resource) when { resource.depth <= 1 };\n";
+    fs::write(policies.join("a.cedar"), policy).unwrap();
+    world.host.stop();
+    world.host.start();
+    let (first, _) = world.sub_agent("first", &json!({}));
+    world.make("first/second");
+    let answer = world.delegate(&first, &json!({ "name": "second", "cgroup": "second" }));
+    assert_eq!(answer.error(), "access_denied", "{}", answer.text());
 }
 
 #[test]

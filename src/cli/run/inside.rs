@@ -13,14 +13,16 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
 
 use super::RunArgs;
-use super::environment::{DIR_VARIABLE, Environment};
+use super::environment::DIR_VARIABLE;
 use super::place::own_path;
 use super::private_dir::token_path;
-use super::signals::{SignalEvent, Signals, unblock_signals};
+use super::signals::{SignalEvent, Signals};
 use crate::cli::client;
 use crate::cli::common::CommonArgs;
 use crate::cli::error::CliError;
@@ -39,41 +41,90 @@ pub(super) const GO: &str = "go";
 /// How long the command may take to end once the process that started this one is gone.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A file with a token.
+/// A file with a token, which is removed when this is dropped.
 struct TokenFile {
     path: PathBuf,
     audience: String,
     /// When it has to be replaced.
-    due: tokio::time::Instant,
+    due: Instant,
     backoff: Backoff,
+}
+
+/// What the command needs, once the process that started this one has given its word.
+struct Prepared {
+    /// The private directory.
+    dir: PathBuf,
+    lines: Lines<BufReader<OwnedReadHalf>>,
+    writer: OwnedWriteHalf,
+    files: Vec<TokenFile>,
+    variables: Vec<(OsString, OsString)>,
 }
 
 /// Runs the command.
 pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<ExitStatus, CliError> {
     let mut signals = Signals::listen().map_err(CliError::local)?;
+    let prepared = tokio::select! {
+        prepared = prepare(common, arguments) => prepared?,
+        signal = signals.next_of_any_origin() => {
+            return Ok(ExitStatus::from_raw(signal.map_err(CliError::local)? as i32));
+        }
+    };
+    let Some(Prepared { dir, mut lines, mut writer, files, variables }) = prepared else {
+        return Ok(ExitStatus::from_raw(1 << 8));
+    };
+    let mut child = start(arguments, variables)?;
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+    let mut renewals = Box::pin(keep_renewed(common, arguments, files));
+    let (mut is_orphaned, mut kill_at) = (false, None);
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(CliError::local)? {
+            break status;
+        }
+        tokio::select! {
+            event = signals.next() => match event.map_err(CliError::local)? {
+                SignalEvent::PassOn(signal) => pass_on(pid, signal),
+                // The command has it too.
+                SignalEvent::OfTerminal(_) | SignalEvent::Child => {}
+            },
+            _ = lines.next_line(), if !is_orphaned => {
+                is_orphaned = true;
+                kill_at = Some(Instant::now() + STOP_TIMEOUT);
+                pass_on(pid, Signal::SIGTERM);
+            }
+            () = until(kill_at) => {
+                kill_at = None;
+                pass_on(pid, Signal::SIGKILL);
+            }
+            () = &mut renewals => {}
+        }
+    };
+    drop(renewals);
+    if is_orphaned {
+        let _ = fs::remove_dir_all(&dir);
+    }
+    let _ = writer.write_all(format!("{}\n", status.into_raw()).as_bytes()).await;
+    Ok(status)
+}
+
+/// Names the cgroup, waits for the word, and gets the tokens; `None` if the process that started this one gives no word,
+/// and has said why.
+async fn prepare(common: &CommonArgs, arguments: &RunArgs) -> Result<Option<Prepared>, CliError> {
     let control = std::env::var_os(CONTROL_VARIABLE).map(PathBuf::from).ok_or_else(not_started_here)?;
     let dir = control.parent().map(Path::to_owned).ok_or_else(not_started_here)?;
     let stream = UnixStream::connect(&control).await.map_err(CliError::local)?;
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
-    // Without the next word, the process that started this one has said why.
-    let stopped = Ok(ExitStatus::from_raw(1 << 8));
     if lines.next_line().await.map_err(CliError::local)?.as_deref() != Some(WHERE) {
-        return stopped;
+        return Ok(None);
     }
     writer.write_all(format!("{}\n", own_path()?).as_bytes()).await.map_err(CliError::local)?;
     if lines.next_line().await.map_err(CliError::local)?.as_deref() != Some(GO) {
-        return stopped;
+        return Ok(None);
     }
     let mut files = Vec::new();
     for (named, audience) in &arguments.file {
-        let path = token_path(&dir, named)?;
-        let mut file = TokenFile {
-            path,
-            audience: audience.clone(),
-            due: tokio::time::Instant::now(),
-            backoff: Backoff::new(),
-        };
+        let (path, due) = (token_path(&dir, named)?, Instant::now());
+        let mut file = TokenFile { path, audience: audience.clone(), due, backoff: Backoff::new() };
         file.renew(common, arguments).await?;
         files.push(file);
     }
@@ -82,43 +133,18 @@ pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<Exit
         let (token, _) = request_token(common, arguments, audience).await?;
         variables.push((name.clone(), OsString::from(token)));
     }
-    let mut child = start(arguments, variables)?;
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
-    let (mut is_orphaned, mut kill_at) = (false, None);
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(CliError::local)? {
-            break status;
+    Ok(Some(Prepared { dir, lines, writer, files, variables }))
+}
+
+/// Replaces each token when it is due, until this is dropped.
+async fn keep_renewed(common: &CommonArgs, arguments: &RunArgs, mut files: Vec<TokenFile>) {
+    loop {
+        until(files.iter().map(|file| file.due).min()).await;
+        let now = Instant::now();
+        for file in files.iter_mut().filter(|file| file.due <= now) {
+            file.renew_or_retry(common, arguments).await;
         }
-        tokio::select! {
-            event = signals.next() => match event.map_err(CliError::local)? {
-                SignalEvent::Child => {}
-                SignalEvent::PassOn(signal) => pass_on(pid, signal),
-            },
-            _ = lines.next_line(), if !is_orphaned => {
-                is_orphaned = true;
-                kill_at = Some(tokio::time::Instant::now() + STOP_TIMEOUT);
-                pass_on(pid, Signal::SIGTERM);
-            }
-            () = until(kill_at) => {
-                kill_at = None;
-                pass_on(pid, Signal::SIGKILL);
-            }
-            () = until(files.iter().map(|file| file.due).min()) => {
-                let now = tokio::time::Instant::now();
-                for file in files.iter_mut().filter(|file| file.due <= now) {
-                    file.renew_or_retry(common, arguments).await;
-                }
-            }
-        }
-    };
-    for file in &files {
-        let _ = fs::remove_file(&file.path);
     }
-    if is_orphaned {
-        let _ = fs::remove_dir_all(&dir);
-    }
-    let _ = writer.write_all(format!("{}\n", status.into_raw()).as_bytes()).await;
-    Ok(status)
 }
 
 impl TokenFile {
@@ -127,7 +153,7 @@ impl TokenFile {
         let (token, expires_in) = request_token(common, arguments, &self.audience).await?;
         write_file(&self.path, format!("{token}\n").as_bytes(), 0o600)?;
         let expires_at = Timestamp::from_secs(requested_at.saturating_add(expires_in));
-        self.due = tokio::time::Instant::now() + renewal_delay(expires_at, Clock::System.now());
+        self.due = Instant::now() + renewal_delay(expires_at, Clock::System.now());
         Ok(())
     }
 
@@ -137,9 +163,15 @@ impl TokenFile {
             Ok(()) => self.backoff = Backoff::new(),
             Err(error) => {
                 note(format_args!("hostbadge: {}: {error}", self.path.display()));
-                self.due = tokio::time::Instant::now() + self.backoff.next_delay();
+                self.due = Instant::now() + self.backoff.next_delay();
             }
         }
+    }
+}
+
+impl Drop for TokenFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -159,18 +191,13 @@ async fn request_token(
     Ok((reply.body.access_token.into_owned(), reply.body.expires_in))
 }
 
-/// Starts the command with a clean environment, and with the terminal.
+/// Starts the command, with the terminal.
 fn start(arguments: &RunArgs, variables: Vec<(OsString, OsString)>) -> Result<Child, CliError> {
-    let environment = Environment::of(std::env::vars_os(), &arguments.keep);
     let (program, words) =
         arguments.command.split_first().ok_or_else(|| CliError::Local("a command is missing".to_owned()))?;
     let mut command = Command::new(program);
-    command.args(words).env_remove(CONTROL_VARIABLE);
-    for name in &environment.removed {
-        command.env_remove(name);
-    }
-    command.envs(variables);
-    unblock_signals(&mut command);
+    command.args(words).env_remove(CONTROL_VARIABLE).envs(variables);
+    arguments.restore(&mut command);
     command
         .spawn()
         .map_err(|e| CliError::Local(format!("{}: {e}", String::from_utf8_lossy(program.as_bytes()))))
@@ -185,7 +212,7 @@ fn pass_on(pid: Pid, signal: Signal) {
     }
 }
 
-async fn until(at: Option<tokio::time::Instant>) {
+async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -15,10 +15,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{ExitCode, ExitStatus};
+use std::process::{Command, ExitCode, ExitStatus};
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigHandler, SigSet, Signal, raise, signal};
 use serde::Serialize;
 
@@ -72,12 +74,31 @@ pub(super) struct RunArgs {
     #[arg(long, hide = true)]
     in_cgroup: bool,
 
+    /// The limit on core files that the command gets
+    #[arg(skip)]
+    core_limit: Option<(rlim_t, rlim_t)>,
+
     /// The command with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
 impl RunArgs {
+    /// Has no core file and no other process of this user read what this process knows: tokens, and the variables that the
+    /// command does not get. The command gets the limit back.
+    fn protect(&mut self) {
+        self.core_limit = getrlimit(Resource::RLIMIT_CORE).ok();
+        if let Some((_, hard)) = self.core_limit {
+            let _ = setrlimit(Resource::RLIMIT_CORE, 0, hard);
+        }
+        let _ = set_dumpable(false);
+    }
+
+    /// Takes back in the process that `command` starts what this one has changed for itself.
+    fn restore(&self, command: &mut Command) {
+        signals::restore_in(command, self.core_limit.unwrap_or((RLIM_INFINITY, RLIM_INFINITY)));
+    }
+
     /// The arguments of the process in the cgroup of the command: those that matter there.
     fn inside(&self) -> Vec<OsString> {
         let mut words = Vec::new();
@@ -97,7 +118,6 @@ impl RunArgs {
         self.file
             .iter()
             .for_each(|(path, audience)| add("--file", joined(&path.clone().into_os_string(), audience)));
-        self.keep.iter().for_each(|name| add("--keep", name.clone()));
         words.push("--".into());
         words.extend(self.command.iter().cloned());
         words
@@ -119,13 +139,14 @@ struct Plan {
     token_files: Vec<String>,
 }
 
-pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<ExitCode, CliError> {
+pub(super) async fn run(common: &CommonArgs, mut arguments: RunArgs) -> Result<ExitCode, CliError> {
     if arguments.check {
-        return check(common, arguments);
+        return check(common, &arguments);
     }
+    arguments.protect();
     let status = match arguments.in_cgroup {
-        true => inside::run(common, arguments).await?,
-        false => outside::run(common, arguments).await?,
+        true => inside::run(common, &arguments).await?,
+        false => outside::run(common, &arguments).await?,
     };
     Ok(end_as(status))
 }

@@ -1,7 +1,9 @@
 //! The process that the user starts: it makes the cgroup, delegates it, and waits for the command.
 
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use super::RunArgs;
 use super::environment::Environment;
 use super::inside::{CONTROL_VARIABLE, GO, WHERE};
 use super::place::Place;
-use super::private_dir::PrivateDir;
+use super::private_dir::{PrivateDir, token_path};
 use super::signals::{SignalEvent, Signals};
 use crate::cli::client;
 use crate::cli::common::CommonArgs;
@@ -34,6 +36,8 @@ pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<Exit
     let mut signals = Signals::listen().map_err(CliError::local)?;
     let mut place = Place::find(arguments.slice.as_deref())?;
     let dir = PrivateDir::create()?;
+    let files: Vec<PathBuf> =
+        arguments.file.iter().map(|(named, _)| token_path(dir.path(), named)).collect::<Result<_, _>>()?;
     let control = dir.path().join(CONTROL_FILE);
     let listener = UnixListener::bind(&control).map_err(CliError::local)?;
     announce(arguments);
@@ -54,6 +58,8 @@ pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<Exit
         let _ = child.kill();
         let _ = child.wait();
     }
+    // The process in the cgroup removes its files, unless it is killed.
+    files.iter().for_each(|file| drop(fs::remove_file(file)));
     if let Place::Below(cgroup) = &mut place
         && cgroup.remove() > 0
     {
@@ -80,9 +86,9 @@ async fn supervise(
         }
         tokio::select! {
             event = signals.next() => match event.map_err(CliError::local)? {
-                SignalEvent::Child => {}
                 // It may have ended.
                 SignalEvent::PassOn(signal) => drop(kill(pid, signal)),
+                SignalEvent::OfTerminal(_) | SignalEvent::Child => {}
             },
             result = &mut conversation, if !has_ended => {
                 has_ended = true;
@@ -169,6 +175,10 @@ fn launch(
         words.split_first().ok_or_else(|| CliError::Local("a program is missing".to_owned()))?;
     let mut command = Command::new(program);
     command.args(rest).env(CONTROL_VARIABLE, control);
+    for name in &Environment::of(std::env::vars_os(), &arguments.keep).removed {
+        command.env_remove(name);
+    }
+    arguments.restore(&mut command);
     command.spawn().map_err(|e| CliError::Local(format!("{}: {e}", program.display())))
 }
 

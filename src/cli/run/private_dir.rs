@@ -59,6 +59,9 @@ pub(super) fn token_path(private: &Path, named: &Path) -> Result<PathBuf, CliErr
     let is_plain = named.components().count() == 1 && named.file_name().is_some();
     match (named.is_absolute(), is_plain) {
         (true, _) => {
+            if fs::symlink_metadata(named).is_ok() {
+                return Err(CliError::Local(format!("{}: exists already; name a new file", named.display())));
+            }
             let above = named.parent().unwrap_or(named);
             fs::metadata(above).map_err(|e| file_error(above, &e))?;
             if !is_in_memory(above) {
@@ -111,6 +114,8 @@ mod tests {
         assert_eq!(token_path(&path, Path::new("token")).unwrap(), path.join("token"));
         let other = PathBuf::from("/dev/shm/hostbadge-other");
         assert_eq!(token_path(&path, &other).unwrap(), other);
+        fs::write(path.join("taken"), "x").unwrap();
+        assert!(token_path(&path, &path.join("taken")).is_err());
         for refused in ["a/b", "../a", "..", "", "/proc/x", "/dev/shm/none/x"] {
             assert!(token_path(&path, Path::new(refused)).is_err(), "{refused}");
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
@@ -23,15 +24,20 @@ const SIGNALS: [Signal; 7] = [
 ];
 
 /// The signals of this process from its creation on. They have no other effect, until the process ends. Children inherit
-/// this, unless [`unblock_signals`] is called for them.
+/// this, unless [`restore_in`] is called for them.
 pub(super) struct Signals {
     fd: AsyncFd<SignalFd>,
 }
 
-/// Lets signals have their effect in the process that `command` starts.
-pub(super) fn unblock_signals(command: &mut Command) {
-    // SAFETY: between fork and exec, this is one system call, which allocates nothing.
-    unsafe { command.pre_exec(|| Ok(signal_set().thread_unblock()?)) };
+/// Lets signals have their effect in the process that `command` starts, and gives it this limit on core files, soft and
+/// hard.
+pub(super) fn restore_in(command: &mut Command, core_limit: (rlim_t, rlim_t)) {
+    let restore = move || {
+        setrlimit(Resource::RLIMIT_CORE, core_limit.0, core_limit.1)?;
+        Ok(signal_set().thread_unblock()?)
+    };
+    // SAFETY: between fork and exec, these are two system calls, which allocate nothing.
+    unsafe { command.pre_exec(restore) };
 }
 
 fn signal_set() -> SigSet {
@@ -46,6 +52,8 @@ pub(super) enum SignalEvent {
     Child,
     /// Another process sent it.
     PassOn(Signal),
+    /// The kernel sent it to each process of the foreground job.
+    OfTerminal(Signal),
 }
 
 impl Signals {
@@ -76,9 +84,22 @@ impl Signals {
             let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
             match signal {
                 Some(Signal::SIGCHLD) => return Ok(SignalEvent::Child),
-                // Positive: the kernel, for a terminal.
                 Some(signal) if info.ssi_code <= 0 => return Ok(SignalEvent::PassOn(signal)),
-                _ => {}
+                Some(signal) => return Ok(SignalEvent::OfTerminal(signal)),
+                None => {}
+            }
+        }
+    }
+
+    /// The next signal that is to end the process, while there is no other one to pass it on to.
+    ///
+    /// # Errors
+    /// As [`Signals::next`].
+    pub(super) async fn next_of_any_origin(&mut self) -> io::Result<Signal> {
+        loop {
+            match self.next().await? {
+                SignalEvent::PassOn(signal) | SignalEvent::OfTerminal(signal) => return Ok(signal),
+                SignalEvent::Child => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression as Value,
 };
 
-use crate::agents::AgentEntry;
+use crate::agents::{AgentEntry, depth_of};
 use crate::clock::{LocalTime, Timestamp};
 
 use super::error::QuestionError;
@@ -309,7 +309,7 @@ impl<'a> Principal<'a> {
 
     /// A sub-agent of this one.
     fn sub_agent(&self, name: &'a str) -> Principal<'a> {
-        Principal { name, depth: self.depth + 1, ..self.clone() }
+        Principal { name, depth: depth_of(name), ..self.clone() }
     }
 }
 
