@@ -46,9 +46,9 @@ doc: ## build the crate's documentation with warnings as errors
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
-test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto, oidc-provider, the conformance suite of MCP and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
+test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto, oidc-provider, the conformance suite of MCP, harnesses of agents and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: proof_servers::oidc proof_servers::mcp
+	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: harnesses:: proof_servers::oidc proof_servers::mcp
 
 test-keycloak: test-deps ## test proofs and assertions with a real Keycloak (needs Maven, 180 MB from Maven Central and 2 GB of memory)
 	@scripts/install-packages $(CLIENT_PACKAGES) unzip

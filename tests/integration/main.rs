@@ -37,6 +37,7 @@ mod enrollment;
 mod examples;
 mod forged_evidence;
 mod grant_circumstances;
+mod harnesses;
 mod hostile_executables;
 mod hygiene;
 mod invocations;
