@@ -286,6 +286,7 @@ fn only_cgroups_below_ones_own_are_delegated() {
     let mut world = World::new("[delegate]\nmax = 2");
     let inner = world.make("main");
     world.make("work");
+    world.make("parts.slice");
     let work = format!("/system.slice/{}/work", world.unit.name);
     let mut elsewhere = Unit::new("elsewhere").in_unified_hierarchy();
     elsewhere.set_invocation_id("0123456789abcdef0123456789abcde0");
@@ -297,7 +298,7 @@ fn only_cgroups_below_ones_own_are_delegated() {
         (inner.clone(), "main", 400, "contains this process"),
         (inner.clone(), "/system.slice", 400, "contains this process"),
         (world.parent(), other.as_str(), 403, "is not below"),
-        (world.parent(), "/user.slice", 400, "is a slice"),
+        (world.parent(), "parts.slice", 400, "is a slice"),
         (world.parent(), "gone", 400, "there is no cgroup"),
         (world.parent(), "cgroup.procs", 400, "there is no cgroup"),
         (world.parent(), "../other", 400, "must be the path of a cgroup"),
@@ -403,7 +404,7 @@ fn sub_agents_have_sub_agents_as_deep_as_the_file_says() {
         world.host.admin().post("/v1/revocations/revoke", &json!({ "agent": "researcher/sub/first" }));
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(!world.is_active(&token));
-    assert!(world.token(&second, API).text().contains("it or an agent above it was revoked"));
+    assert!(world.token(&second, API).text().contains("researcher/sub/first\\\" has ended"));
     assert_eq!(world.token(&world.parent(), API).status, 200, "and not its parent");
 }
 
