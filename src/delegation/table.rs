@@ -97,7 +97,7 @@ impl Delegations {
     /// and in force when this returns. Blocking.
     ///
     /// # Errors
-    /// An [`Error`]; nothing has changed then.
+    /// What cannot be delegated, and why, or that the file could not be written; nothing has changed then.
     pub fn create(
         &self,
         new: NewDelegation,
