@@ -1,7 +1,7 @@
 //! Values of the wire types in one line of text.
 
 use crate::plural::counted;
-use crate::wire::agent::Peer;
+use crate::wire::agent::{Peer, WhoamiDelegation};
 use crate::wire::error::Fault;
 
 /// A fault in one line.
@@ -18,6 +18,12 @@ pub(super) fn roles_suffix(roles: usize) -> String {
         0 => String::new(),
         n => format!(", {}", counted(n, "role")),
     }
+}
+
+/// What a sub-agent was delegated, in one line.
+pub(super) fn format_delegation(delegation: &WhoamiDelegation) -> String {
+    let WhoamiDelegation { parent, cgroup, boundary, expires_at } = delegation;
+    format!("by {parent}, {cgroup}, boundary {}, until {expires_at}", boundary.as_str())
 }
 
 /// A peer in one line.

@@ -7,7 +7,7 @@ use clap::Args;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::format::format_peer;
+use super::format::{format_delegation, format_peer};
 use super::table::KeyValueTable;
 use super::why;
 use crate::wire::agent::WhoamiResponse;
@@ -36,6 +36,7 @@ pub(super) async fn run(common: &CommonArgs, arguments: &WhoamiArgs) -> Result<E
         None => table.add("agents", format!("{} (name one with --agent)", whoami.agents.join(", "))),
     }
     table.add_some("id", whoami.spiffe_id);
+    table.add_some("delegated", whoami.delegation.as_ref().map(format_delegation));
     table.add("process", format_peer(&whoami.peer));
     table.add_some("sha256", whoami.peer.exe_sha256);
     let id = whoami.host.id.unwrap_or_else(|| "unknown".into());

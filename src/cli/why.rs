@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::client;
 use super::common::{CommonArgs, print_json};
 use super::error::CliError;
-use super::format::format_peer;
+use super::format::{format_delegation, format_peer};
 use super::output::print_line;
 use super::table::{KeyValueTable, print_columns};
 use crate::agents::AgentName;
@@ -43,6 +43,7 @@ fn print(why: &WhyResponse, shows_expected: bool) -> Result<ExitCode, CliError> 
     table.add_some("sha256", why.peer.exe_sha256.as_ref());
     table.add("agents", if why.agents.is_empty() { "none".to_owned() } else { why.agents.join(", ") });
     table.add_some("refused", why.refusal.as_ref());
+    table.add_some("delegated", why.delegation.as_ref().map(format_delegation));
     if why.omitted > 0 {
         table.add(
             "omitted",

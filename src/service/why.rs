@@ -81,6 +81,7 @@ impl IdentityService {
             omitted: process.agents.len().saturating_sub(max_compared),
             agents: identification.names(),
             refusal: identification.refusal().map(|error| error.to_string()),
+            delegation: identification.first().and_then(|agent| agent.delegation()).map(Into::into),
             // After the comparison, which may have found the digest.
             peer: agent::Peer::from(&**peer),
         }

@@ -330,7 +330,7 @@ pub struct WhoamiResponse {
     pub host: WhoamiHost,
 }
 
-/// A delegation, as `GET /v1/whoami` reports it.
+/// A delegation, as `GET /v1/whoami` and the comparisons of processes report it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WhoamiDelegation {

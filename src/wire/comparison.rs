@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::agent::Peer;
+use super::agent::{Peer, WhoamiDelegation};
 
 /// `200` of `GET /v1/processes/{pid}` and of `GET /v1/whoami/why`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,10 @@ pub struct WhyResponse {
     /// Why a request of the process that names no agent is refused; absent where it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// Of a process in the cgroup of a sub-agent, what that was delegated. The cgroup decides which agent the process is, and
+    /// the conditions do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegation: Option<WhoamiDelegation>,
     /// The agents that the process was compared with, those with the fewest unmet conditions first. For the
     /// process itself: those that it is, that have its user, or that have its unit, unless users start
     /// processes in that.

@@ -377,3 +377,19 @@ fn a_check_says_what_the_command_would_get() {
     let lines = host.audit();
     assert!(with_event(&lines, "sub-agent-delegated").is_empty());
 }
+
+#[test]
+fn whoami_says_who_delegated_the_cgroup_and_until_when() {
+    let host = host("ttl = \"5m\"");
+    for words in [&["whoami"][..], &["whoami", "--why"]] {
+        let hostbadge = program("hostbadge");
+        let mut run = command(&host, &["--as", "named", "--", hostbadge.as_ref()]);
+        let (out, err) = texts(&run.args(words).output().unwrap());
+        let line =
+            out.lines().find(|line| line.starts_with("delegated ")).unwrap_or_else(|| panic!("{out}{err}"));
+        let (said, until) = line.rsplit_once(", until ").unwrap();
+        assert!(said.contains(" by runner, /") && said.contains(", boundary "), "{line}");
+        assert!(until.ends_with('Z'), "{line}");
+        remove_cgroup(&host, "runner/sub/named");
+    }
+}

@@ -170,6 +170,13 @@ fn two_sub_agents_of_one_user_have_two_identities() {
         (&json!("researcher"), &json!("kernel"))
     );
     assert_eq!(whoami["peer"]["invocation"], said["hostbadge"]["invocation"]);
+    let why = fetch.curl(&world.host, "/v1/whoami/why", &[]).json();
+    assert_eq!(
+        (&why["agents"], &why["delegation"]),
+        (&json!(["researcher/sub/fetch"]), &whoami["delegation"])
+    );
+    let why = world.parent().curl(&world.host, "/v1/whoami/why", &[]).json();
+    assert_eq!((&why["agents"], why.get("delegation")), (&json!(["researcher"]), None));
 
     // The record names both.
     let lines = world.host.audit();
