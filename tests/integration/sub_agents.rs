@@ -587,3 +587,83 @@ fn an_agent_without_the_table_has_no_sub_agents() {
         assert_eq!((answer.status, answer.error().as_str()), (400, "invalid_request"), "{body}");
     }
 }
+
+/// Each way to revoke what the agent has, with the request that lifts it; `None` where it ends its sub-agents for good.
+#[test]
+fn each_way_to_revoke_an_agent_holds_for_its_sub_agents() {
+    let invocation = "0123456789abcdef0123456789abcdef";
+    let revoke = "/v1/revocations/revoke";
+    for (path, request, lifted_by) in [
+        (revoke, json!({ "agent": "researcher" }), None),
+        (revoke, json!({ "owner": "team@example.com" }), Some("/v1/revocations/lift")),
+        (revoke, json!({ "invocation": invocation }), None),
+        ("/v1/freeze", json!({ "reason": "a test" }), Some("/v1/thaw")),
+    ] {
+        let mut world = World::new("[delegate]\ndepth = 2");
+        let body = json!({ "name": "key", "value": "v" });
+        assert_eq!(world.host.admin().post("/v1/credentials/put", &body).status, 200);
+        let (fetch, _) = world.sub_agent("fetch", &json!({}));
+        // The cgroup has a process, and is not at its end.
+        let kept = ScriptedClient::connect(&world.host, &fetch);
+        world.make("next");
+        world.make("fetch/below");
+        let (token, svid) =
+            (access_token(&world.token(&fetch, API)), fetch.jwt_svid(&world.host, API).unwrap());
+        let introspects = Grpc::connect(&world.host.workload_socket());
+        assert!(world.is_active(&token) && introspects.validate(API, &svid).is_ok(), "{request}");
+
+        let answer = world.host.admin().post(path, &request);
+        assert_eq!(answer.status, 200, "{request}: {}", answer.text());
+        for (target, body) in [
+            ("/v1/token", format!("audience={API}")),
+            ("/v1/certificate", String::new()),
+            ("/v1/credential", "name=key".to_owned()),
+            ("/v1/attest", "nonce=AAAAAAAAAAA".to_owned()),
+            ("/v1/delegate", json!({ "name": "below", "cgroup": "below" }).to_string()),
+        ] {
+            let form = if body.starts_with('{') { "--json" } else { "-d" };
+            let answer = fetch.curl(&world.host, target, &[form, &body]);
+            let is_refused = ["invalid_client", "access_denied"].contains(&answer.error().as_str());
+            assert!(is_refused && !answer.text().contains("deep"), "{request} {target}: {}", answer.text());
+        }
+        assert_eq!(fetch.jwt_svid(&world.host, API), None, "{request}");
+        let of_parent = world.delegate(&world.parent(), &json!({ "name": "next", "cgroup": "next" }));
+        assert_eq!(of_parent.error(), "access_denied", "{request}: {}", of_parent.text());
+        assert!(!world.is_active(&token), "{request}");
+        assert!(introspects.validate(API, &svid).is_err(), "{request}");
+
+        if let Some(path) = lifted_by {
+            let request = if path == "/v1/thaw" { json!({}) } else { request };
+            assert_eq!(world.host.admin().post(path, &request).status, 200, "{request}");
+            assert!(!world.is_active(&token), "{request}: what it had stays revoked");
+            access_token(&world.token(&fetch, API));
+        }
+        kept.close();
+    }
+}
+
+#[test]
+fn a_thousand_requests_to_delegate_make_no_more_sub_agents_than_the_file_says() {
+    let mut world = World::new("[delegate]");
+    world.host.stop();
+    world.host.configure("[limits]\nrate = 100000\nburst = 100000\n");
+    world.host.start();
+    let cgroups: Vec<Credentials> = (0..20).map(|n| world.make(&format!("n{n}"))).collect();
+    let mut client = ScriptedClient::connect(&world.host, &world.parent());
+    client.execute(
+        "def delegate(name, cgroup): return str(request('POST /v1/delegate HTTP/1.1\\r\\nContent-Type: \
+         application/json\\r\\nX: x', json.dumps({'name': name, 'cgroup': cgroup}))['status'])\n",
+    );
+    client.execute("from collections import Counter");
+    // As many as are permitted by default, and then neither other cgroups nor those of others.
+    let answered = client.evaluate("Counter(delegate(f'name{i}', f'n{i % 20}') for i in range(1000))");
+    let count = |status: &str| answered.get(status).and_then(Value::as_u64).unwrap_or(0);
+    assert_eq!((count("200"), count("403") + count("429")), (16, 984), "{answered}");
+    // The same again is no other one.
+    let answered = client.evaluate("Counter(delegate('name3', 'n3') for _ in range(100))");
+    assert_eq!(answered, json!({ "200": 100 }));
+    assert_eq!(agent_of(&world, &cgroups[3]), "researcher/sub/name3");
+    assert_eq!(agent_of(&world, &cgroups[17]), "researcher");
+    let stored = fs::metadata(world.host.path("state/delegations.json")).unwrap().len();
+    assert!(stored < 64 * 1024, "{stored} bytes");
+}
