@@ -317,7 +317,8 @@ impl Reservation {
         let entry = requests.get_mut(&self.digest)?;
         (entry.state, entry.since, entry.ends) = (state, now, now.after(lasts));
         let report = entry.report(&self.digest, now);
-        forget_oldest(&mut requests, MAX_DECIDED_OF_AGENT, |entry| entry.request.agent == self.request.agent);
+        let root = root_agent(&self.request.agent);
+        forget_oldest(&mut requests, MAX_DECIDED_OF_AGENT, |entry| root_agent(&entry.request.agent) == root);
         forget_oldest(&mut requests, MAX_DECIDED, |_| true);
         Some(report)
     }

@@ -143,8 +143,8 @@ impl ApprovalRequest {
         Ok((text.len(), HEXLOWER.encode(&sha256(text.as_bytes()))))
     }
 
-    /// Whether a refusal of `self` covers `other`: a request of the same agent for the same credential, or for a token
-    /// for the same audience with at least these scopes, whatever else is different.
+    /// Whether a refusal of `self` covers `other`: a request of the same registered agent or of its sub-agents for the same
+    /// credential, or for a token for the same audience with at least these scopes, whatever else is different.
     pub(super) fn refusal_covers(&self, other: &ApprovalRequest) -> bool {
         let covers = match (&self.request, &other.request) {
             (

@@ -13,6 +13,7 @@ use crate::agents::{AgentEntry, AgentRegistry};
 use crate::anomaly::{Alert, Anomalies, StoredAlert};
 use crate::audit::{Audit, Event};
 use crate::config::{AnomalyAction, AnomalyActions, AnomalyRule};
+use crate::delegation::Delegations;
 use crate::revocation::{
     self, InEffect, NewRevocation, Outcome, Revocations, Target, TargetKind, revoked_by_rule,
 };
@@ -37,6 +38,8 @@ pub(super) struct AlertTargets {
     pub agents: AgentRegistry,
     /// Where a suspension takes effect.
     pub revocations: Revocations,
+    /// The sub-agents, which end with it.
+    pub delegations: Delegations,
     /// Audit log, for each alert.
     pub audit: Audit,
     /// To the administrator's program.
@@ -159,12 +162,14 @@ impl AlertTargets {
         while reason.len() > revocation::MAX_REASON {
             reason.pop();
         }
-        self.revocations.put_into_effect(NewRevocation {
+        let in_effect = self.revocations.put_into_effect(NewRevocation {
             target: Target::new(TargetKind::Agent, &alert.agent),
             is_blocking: true,
             revoked_by: revoked_by_rule(alert.rule.name()),
             reason,
-        })
+        })?;
+        self.delegations.end_agents(&alert.agent, "it or an agent above it was suspended");
+        Ok(in_effect)
     }
 
     async fn record(&self, alert: Alert, suspension: Option<InEffect>) {

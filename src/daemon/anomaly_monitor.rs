@@ -13,6 +13,7 @@ use crate::agents::{AgentEntry, AgentRegistry};
 use crate::anomaly::{Anomalies, AnomalyFile};
 use crate::audit::Audit;
 use crate::config::{AnomalyActions, AnomalyRule};
+use crate::delegation::Delegations;
 use crate::peer::unit_digest;
 use crate::revocation::Revocations;
 
@@ -34,6 +35,8 @@ pub(super) struct AnomalyDeps {
     pub agents: AgentRegistry,
     /// Where a suspension takes effect.
     pub revocations: Revocations,
+    /// The sub-agents, which end with it.
+    pub delegations: Delegations,
     /// Audit log, for each alert.
     pub audit: Audit,
     /// State directory: `anomaly.json`.
@@ -72,6 +75,7 @@ async fn run(deps: AnomalyDeps, stop: CancellationToken) {
         actions: deps.actions.clone(),
         agents: deps.agents.clone(),
         revocations: deps.revocations.clone(),
+        delegations: deps.delegations.clone(),
         audit: deps.audit.clone(),
         to_socket,
     };

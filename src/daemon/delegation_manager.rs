@@ -58,7 +58,10 @@ async fn end_delegations(deps: &DelegationDeps) {
     loop {
         deps.delegations.due(deps.clock.boot_time()).await;
         deps.delegations.end_due(deps.clock.boot_time());
-        for EndedDelegation { delegation, reason } in deps.delegations.take_ended() {
+        let ended = deps.delegations.take_ended();
+        // First, since a record can wait for the disk of the log.
+        let is_saved = save(deps).await;
+        for EndedDelegation { delegation, reason } in ended {
             deps.proof_keys.end_invocation(&delegation.invocation);
             let message = format!(
                 "sub-agent {} in {} has ended ({reason}): what was issued to it is not valid any more",
@@ -67,7 +70,7 @@ async fn end_delegations(deps: &DelegationDeps) {
             );
             record_completed(&deps.audit, Event::SubAgentEnded, &message).await;
         }
-        if !save(deps).await {
+        if !is_saved {
             tokio::time::sleep(RETRY_DELAY).await;
         }
     }

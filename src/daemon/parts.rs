@@ -220,6 +220,7 @@ impl Parts {
             actions: config.anomaly.actions(),
             agents: self.agents.clone(),
             revocations: self.revocations.clone(),
+            delegations: self.delegations.clone(),
             audit: self.audit.clone(),
             state_dir: config.paths.state.clone(),
             socket: config.paths.run.join(ALERT_SOCKET),

@@ -234,7 +234,7 @@ impl Delegations {
     }
 
     /// Ends those for which there is a reason, and those below them, and forgets those that have ended and whose cgroups
-    /// do not exist. It is in force when this returns, and stored later: after a crash, what ended them ends them again.
+    /// do not exist. It is in force when this returns, and on disk after [`Delegations::save`].
     fn end(&self, mut reason: impl FnMut(&Held) -> Option<Arc<str>>) {
         let mut table = self.table();
         let mut ended: Vec<EndedDelegation> = Vec::new();

@@ -252,6 +252,21 @@ async fn a_cgroup_ends_when_it_is_empty_for_a_second_or_removed() {
 }
 
 #[tokio::test]
+async fn two_invocations_end_with_one_cgroup() {
+    let mut host = Fixture::new();
+    let Some((cgroup, end)) = Cgroup::new("shared") else { return };
+    let process = cgroup.process();
+    host.invocations.add("agent", &end, &[agent("a")], UNTIL);
+    host.invocations.add("sub-agent", &end, &[agent("a")], UNTIL);
+    host.assert_none_ends_within(Duration::from_millis(1500)).await;
+    kill(process);
+    let mut ended = [host.ended().await.id, host.ended().await.id];
+    ended.sort();
+    assert_eq!(ended.map(|id| id.to_string()), ["agent", "sub-agent"]);
+    cgroup.remove();
+}
+
+#[tokio::test]
 async fn many_cgroups_are_watched_by_one_descriptor() {
     let mut host = Fixture::new();
     let mut cgroups = Vec::new();

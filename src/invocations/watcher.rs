@@ -55,7 +55,8 @@ pub struct InvocationWatcher {
     units_watch: Option<WatchDescriptor>,
     /// Invocations by system unit.
     by_unit: HashMap<String, Vec<Arc<str>>>,
-    by_watch: HashMap<WatchDescriptor, Arc<str>>,
+    /// Invocations by cgroup: that of its processes, and that of the sub-agent which it was delegated to.
+    by_watch: HashMap<WatchDescriptor, Vec<Arc<str>>>,
     cgroup_watches: HashMap<Arc<str>, WatchDescriptor>,
     sessions: JoinSet<Arc<str>>,
     session_tasks: HashMap<Arc<str>, AbortHandle>,
@@ -177,7 +178,11 @@ impl InvocationWatcher {
         let Some(events) = self.invocations.files().cgroup_events(path) else { return Ok(()) };
         match open_queue(&mut self.queue)?.add(&events, AddWatchFlags::IN_MODIFY) {
             Ok(watch) => {
-                self.by_watch.insert(watch, id.clone());
+                // The kernel has one watch of a file, however often it is added.
+                let ids = self.by_watch.entry(watch).or_default();
+                if !ids.contains(id) {
+                    ids.push(id.clone());
+                }
                 self.cgroup_watches.insert(id.clone(), watch);
                 Ok(())
             }
@@ -207,8 +212,8 @@ impl InvocationWatcher {
             self.invocations.ids().iter().for_each(|id| self.check(id));
         } else if self.units_watch == Some(event.wd) {
             self.handle_units(event);
-        } else if let Some(id) = self.by_watch.get(&event.wd).cloned() {
-            self.check(&id);
+        } else if let Some(ids) = self.by_watch.get(&event.wd).cloned() {
+            ids.iter().for_each(|id| self.check(id));
         }
     }
 
@@ -283,10 +288,15 @@ impl InvocationWatcher {
         if let Some(task) = self.session_tasks.remove(id) {
             task.abort();
         }
-        if let Some(watch) = self.cgroup_watches.remove(id) {
-            self.by_watch.remove(&watch);
-            if let Some(queue) = &self.queue {
-                queue.remove(watch);
+        if let Some(watch) = self.cgroup_watches.remove(id)
+            && let Some(ids) = self.by_watch.get_mut(&watch)
+        {
+            ids.retain(|one| one != id);
+            if ids.is_empty() {
+                self.by_watch.remove(&watch);
+                if let Some(queue) = &self.queue {
+                    queue.remove(watch);
+                }
             }
         }
         if let Some(InvocationEnd::Unit(unit)) = self.invocations.end_of(id)

@@ -9,7 +9,7 @@ use super::request_metrics::RequestKind;
 use super::requests::{self, CheckedDelegateRequest};
 use crate::agents::{AuthenticatedAgent, Delegation};
 use crate::delegation::{self, DelegatedCgroup, NewDelegation, OwnCgroups, PlacementError};
-use crate::peer::{Cgroup, CgroupError, Peer, PeerLookup};
+use crate::peer::{Boundary, Cgroup, CgroupError, Peer, PeerLookup};
 use crate::policy::{self, DelegationPermit, DelegationRequest, ErrorCode};
 use crate::wire::delegate::DelegateRequest;
 
@@ -35,6 +35,7 @@ impl IdentityService {
                         Err(unavailable) => {
                             // What is not recorded is not in force.
                             self.deps.delegations.end_agents(agent.as_str(), "it could not be recorded");
+                            self.store_ended_delegations().await;
                             Err(unavailable.into())
                         }
                     }
@@ -63,7 +64,8 @@ impl IdentityService {
             .map_err(delegation::Error::from)
             .and_then(|path| Ok(Cgroup::open(&path)?))
             .map_err(|e| refuse(error_code(&e), e.to_string()))?;
-        let request = DelegationRequest { name, rights, ttl, boundary: cgroup.boundary(peer.uid) };
+        let boundary = boundary(&agent, &cgroup, peer.uid);
+        let request = DelegationRequest { name, rights, ttl, boundary };
         let permit = policy::decide_delegation(agent.clone(), &self.circumstances(), request)?;
         self.require_clock()
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
@@ -84,7 +86,7 @@ impl IdentityService {
             .map_err(|e| refuse(error_code(&e), e.to_string()))?;
         // Its end is the end of the sub-agent.
         self.watch_invocation(&agent, delegation.expires);
-        self.ensure_still_permitted(&permit, &delegation)?;
+        self.ensure_still_permitted(&permit, &delegation).await?;
         Ok(DelegatedCgroup::new(permit, delegation, spiffe_id))
     }
 
@@ -113,7 +115,7 @@ impl IdentityService {
     }
 
     /// Ends a delegation whose parent was revoked or changed while it was stored.
-    fn ensure_still_permitted(
+    async fn ensure_still_permitted(
         &self,
         permit: &DelegationPermit,
         delegation: &Delegation,
@@ -123,10 +125,32 @@ impl IdentityService {
             .ensure_current(agent)
             .and_then(|()| self.ensure_policies(permit.policy(), agent))
             .and_then(|()| self.ensure_not_revoked(agent));
-        checked.inspect_err(|rejection| {
+        if let Err(rejection) = &checked {
             let reason = rejection.refusal.description.clone();
             self.deps.delegations.end_agents(delegation.agent.as_str(), &reason);
-        })
+            self.store_ended_delegations().await;
+        }
+        checked
+    }
+
+    /// Writes which delegations have ended before the caller is answered, so that they are not back after a crash. What
+    /// cannot be written is in effect, and the delegation manager tries it again.
+    pub(super) async fn store_ended_delegations(&self) {
+        let delegations = self.deps.delegations.clone();
+        let stored = tokio::task::spawn_blocking(move || delegations.save()).await;
+        if let Ok(Err(error)) = stored {
+            tracing::warn!("cannot write delegations.json: {error}");
+        }
+    }
+}
+
+/// What keeps the processes in the cgroup. It does not keep them from being their parent where that is any process of the
+/// user: cron, a login or the user's service manager starts one elsewhere for them.
+fn boundary(agent: &AuthenticatedAgent, cgroup: &Cgroup, uid: u32) -> Boundary {
+    let selectors = &agent.entry().root().selectors;
+    match selectors.unit.is_some() || selectors.container.is_some() {
+        true => cgroup.boundary(uid),
+        false => Boundary::Cooperative,
     }
 }
 

@@ -155,18 +155,11 @@ impl IdentityService {
             let revoked = self.deps.revocations.revoke(new).await;
             // Here too, so that it is in effect when the administrator reads the answer.
             self.deps.issuer.apply_revocations(&self.deps.revocations.current());
-            let outcome = revoked?;
-            match target.kind() {
-                TargetKind::Agent => {
-                    self.deps.proof_keys.end_agent(target.value());
-                    self.deps.delegations.end_agents(target.value(), "it or an agent above it was revoked");
-                }
-                TargetKind::Invocation => {
-                    self.deps.proof_keys.end_invocation(target.value());
-                    self.deps.delegations.end_invocation(target.value(), "its invocation was revoked");
-                }
-                _ => {}
+            // What is in effect and not on disk yet ends the rest too.
+            if matches!(revoked, Ok(_) | Err(revocation::Error::NotStored(_))) {
+                self.end_with_revoked(&target).await;
             }
+            let outcome = revoked?;
             if outcome == Outcome::Revoked {
                 let (event, what) = match target.kind() {
                     TargetKind::Everything => (Event::HostFrozen, "froze this host".to_owned()),
@@ -179,6 +172,22 @@ impl IdentityService {
         };
         let changed = |response: &RevokeResponse| response.outcome == RevokeOutcome::Revoked;
         self.within_budget_if(admin, StateCommand::Revoke, revoked, changed).await
+    }
+
+    /// Ends the proof keys and the sub-agents that a revoked agent or invocation has, on disk too.
+    async fn end_with_revoked(&self, target: &Target) {
+        match target.kind() {
+            TargetKind::Agent => {
+                self.deps.proof_keys.end_agent(target.value());
+                self.deps.delegations.end_agents(target.value(), "it or an agent above it was revoked");
+            }
+            TargetKind::Invocation => {
+                self.deps.proof_keys.end_invocation(target.value());
+                self.deps.delegations.end_invocation(target.value(), "its invocation was revoked");
+            }
+            _ => return,
+        }
+        self.store_ended_delegations().await;
     }
 
     /// Lifts the revocation of an agent, invocation, owner or tenant: what was issued before stays revoked.

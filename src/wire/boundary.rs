@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Boundary {
-    /// The kernel: only root can move them.
+    /// The kernel: only root can move them, and the agent is not every process of the user.
     Kernel,
-    /// The processes themselves: their user can move them.
+    /// The processes themselves: their user can move them, or have another one started that is the agent.
     Cooperative,
 }
 

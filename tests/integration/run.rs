@@ -393,3 +393,17 @@ fn whoami_says_who_delegated_the_cgroup_and_until_when() {
         remove_cgroup(&host, "runner/sub/named");
     }
 }
+
+#[test]
+fn the_status_of_the_command_is_known_where_the_caller_ignores_its_children() {
+    let host = host("");
+    let hostbadge = program("hostbadge");
+    for words in ["--", "--as child --"] {
+        let script = format!("trap '' CHLD; exec timeout 60 {} run {words} sh -c 'exit 3'", hostbadge);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).env("HOSTBADGE_SOCKET", host.agent_socket());
+        let output = shell.env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(3), "{words}: {}", texts(&output).1);
+    }
+    remove_cgroup(&host, "runner/sub/child");
+}

@@ -667,3 +667,36 @@ fn a_thousand_requests_to_delegate_make_no_more_sub_agents_than_the_file_says() 
     let stored = fs::metadata(world.host.path("state/delegations.json")).unwrap().len();
     assert!(stored < 64 * 1024, "{stored} bytes");
 }
+
+#[test]
+fn a_suspension_ends_sub_agents_for_good() {
+    let mut world = World::new("[delegate]");
+    let put = world.host.hostbadge_with(&["credential", "put", "key", "--canary"], "sk-nobody-uses-this");
+    assert!(put.status.success(), "{put:?}");
+    let (fetch, _) = world.sub_agent("fetch", &json!({}));
+    let kept = ScriptedClient::connect(&world.host, &fetch);
+    let token = access_token(&world.token(&fetch, API));
+    assert_eq!(fetch.curl(&world.host, "/v1/credential", &["-d", "name=key"]).status, 200);
+    until_true("the agent is suspended", || world.token(&world.parent(), API).status == 403);
+    assert!(!world.is_active(&token));
+    let resumed = world.host.hostbadge(&["anomaly", "resume", "researcher"]);
+    assert!(resumed.status.success(), "{resumed:?}");
+    access_token(&world.token(&world.parent(), API));
+    let said = agent_of(&world, &fetch);
+    assert!(said.contains("the sub-agent has ended: it or an agent above it was suspended"), "{said}");
+    kept.close();
+}
+
+#[test]
+fn the_kernel_keeps_no_sub_agent_apart_from_an_agent_that_is_every_process_of_a_user() {
+    let mut world = World::new("[delegate]");
+    let (_, answer) = world.sub_agent("first", &json!({}));
+    assert_eq!(answer["boundary"], "kernel");
+    let file = world.host.path("etc/agents.d/researcher.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let without_unit: Vec<&str> = text.lines().filter(|line| !line.starts_with("unit = ")).collect();
+    fs::write(&file, without_unit.join("\n")).unwrap();
+    world.host.reload();
+    let (_, answer) = world.sub_agent("second", &json!({}));
+    assert_eq!(answer["boundary"], "cooperative");
+}

@@ -11,6 +11,8 @@ use crate::cli::files::random_suffix;
 
 /// The socket on which the system's service manager serves root. It is there only while systemd runs.
 const MANAGER_SOCKET: &str = "/run/systemd/private";
+/// How the names of the cgroups and scopes begin that this command makes.
+const NAME_PREFIX: &str = "hostbadge-run-";
 /// The directories where hierarchies are mounted that the service manager uses: the unified one, and on hybrid hosts its
 /// own.
 const MOUNTS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
@@ -73,7 +75,7 @@ impl Place {
             Place::UserScope => "--user",
             Place::SystemScope => "--system",
         };
-        let unit = format!("--unit=hostbadge-run-{}.scope", random_suffix().map_err(CliError::local)?);
+        let unit = format!("--unit={NAME_PREFIX}{}.scope", random_suffix().map_err(CliError::local)?);
         let slice = slice.map(|slice| format!("--slice={slice}"));
         let words = ["systemd-run", manager, "--scope", "--quiet", "--collect", unit.as_str()];
         let words = words.into_iter().map(OsString::from);
@@ -85,13 +87,17 @@ impl OwnCgroup {
     /// The place below this process's cgroup, or beside it, where the process may make cgroups; nothing is made yet.
     fn find() -> Result<Option<OwnCgroup>, CliError> {
         let text = fs::read_to_string("/proc/self/cgroup").map_err(CliError::local)?;
-        let name = format!("hostbadge-run-{}", random_suffix().map_err(CliError::local)?);
+        let name = format!("{NAME_PREFIX}{}", random_suffix().map_err(CliError::local)?);
         let own: Vec<PathBuf> = hierarchies(&text).collect();
         let is_root = geteuid().is_root();
         // The cgroup of the process has no others below it where controllers are in use; then its neighbours may.
         for levels in 0..2 {
             let above: Option<Vec<&Path>> = own.iter().map(|dir| dir.ancestors().nth(levels)).collect();
             let Some(above) = above.filter(|dirs| !dirs.is_empty()) else { break };
+            // In a cgroup of this command's, its neighbours are those of the parent.
+            if levels > 0 && own.iter().any(|dir| is_of_run(dir)) {
+                break;
+            }
             if above.iter().all(|dir| may_make_below(dir, is_root)) {
                 let dirs = above.iter().map(|dir| dir.join(&name)).collect();
                 return Ok(Some(OwnCgroup { dirs, was_made: false }));
@@ -174,10 +180,15 @@ fn hierarchies(text: &str) -> impl Iterator<Item = PathBuf> + '_ {
 /// only where systemd leaves the cgroups to it, or is not there.
 fn may_make_below(dir: &Path, is_root: bool) -> bool {
     if is_root && Path::new(MANAGER_SOCKET).exists() {
-        return is_delegated(dir);
+        return is_delegated(dir) || is_of_run(dir);
     }
     let is_writable = |path: &Path| nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok();
     is_writable(dir) && is_writable(&dir.join("cgroup.procs"))
+}
+
+/// Whether `hostbadge run` made the cgroup, or had a scope made, so that what runs there is what it started.
+fn is_of_run(dir: &Path) -> bool {
+    dir.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(NAME_PREFIX.as_bytes()))
 }
 
 /// Whether systemd has marked the cgroup as one of `Delegate=yes`.

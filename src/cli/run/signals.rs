@@ -3,11 +3,12 @@
 //! What a terminal sends goes to each process of its foreground job, so only what another process sent is passed on.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -46,6 +47,17 @@ fn signal_set() -> SigSet {
     set
 }
 
+/// Whether the signal has no effect on this process.
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: without a new action the kernel only writes the present one, for which there is room; all zeros are one too.
+    let action = unsafe {
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
 /// What a signal is to the process.
 pub(super) enum SignalEvent {
     /// A child may have ended.
@@ -57,12 +69,17 @@ pub(super) enum SignalEvent {
 }
 
 impl Signals {
-    /// Blocks the signals in this thread, which has to be the only one, or the one that all others come from.
+    /// Blocks the signals in this thread, which has to be the only one, or the one that all others come from. Signals that
+    /// are ignored since before, as SIGHUP by nohup(1), stay so. SIGCHLD has its default effect from here on: where it is
+    /// ignored, the kernel tells neither that a child has ended nor its status.
     ///
     /// # Errors
     /// The kernel has no descriptor for them.
     pub(super) fn listen() -> io::Result<Signals> {
-        let set = signal_set();
+        // SAFETY: the default is no handler, so there is no code that it could call.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+        let mut set = signal_set();
+        SIGNALS.into_iter().filter(|signal| is_ignored(*signal)).for_each(|signal| set.remove(signal));
         set.thread_block()?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         // SAFETY: a `SignalFd` is an open descriptor, always the same one, and the `AsyncFd` owns it until it is dropped.

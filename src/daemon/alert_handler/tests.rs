@@ -18,11 +18,14 @@ fn handler(dir: &Path, revocations: &Revocations) -> (AlertHandler, mpsc::Receiv
     let journal = Journal::start(LogTarget::Stderr, clock.clone()).unwrap();
     let audit = Audit::open(&dir.join("audit"), AuditSection::default(), journal, clock.clone()).unwrap();
     let (to_socket, socket) = mpsc::channel(8);
+    let agents = AgentRegistry::open(&dir.join("agents.d"), 35, names, clock.clone());
+    let (now, boot_time) = (clock.now(), clock.boot_time());
     let targets = AlertTargets {
         anomalies: Anomalies::new(clock.clone(), Zone::utc(), Duration::from_secs(7 * 24 * 3600)),
         actions: AnomalyActions::default(),
-        agents: AgentRegistry::open(&dir.join("agents.d"), 35, names, clock),
         revocations: revocations.clone(),
+        delegations: Delegations::open(dir, agents.clone(), now, boot_time),
+        agents,
         audit,
         to_socket,
     };
