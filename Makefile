@@ -14,7 +14,7 @@ TEST_THREADS ?= $(shell echo $$(($$(nproc) * 3)))
 CLIENT_PACKAGES = $(if $(shell command -v go),,golang-go) \
 	$(if $(shell command -v mvn),,maven default-jdk-headless) $(if $(shell command -v chromium),,chromium)
 
-.PHONY: help deps test-deps build demo run test lint doc test-clients test-keycloak soak leaks bench bench-spire attack fuzz deb rpm \
+.PHONY: help deps test-deps build demo run test lint doc test-clients test-harnesses test-keycloak soak leaks bench bench-spire attack fuzz deb rpm \
 	deb-before check-packages test-packages test-vm deny clean
 
 help: ## list the targets
@@ -46,9 +46,13 @@ doc: ## build the crate's documentation with warnings as errors
 test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on software TPMs
 	RUST_TEST_THREADS=$(TEST_THREADS) $(CARGO) test --locked
 
-test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto, oidc-provider, the conformance suite of MCP, harnesses of agents and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
+test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto, oidc-provider, the conformance suite of MCP and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: harnesses:: proof_servers::oidc proof_servers::mcp
+	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: proof_servers::oidc proof_servers::mcp
+
+test-harnesses: test-deps ## test Claude Code, Codex, the OpenAI Agents SDK, LangGraph and CrewAI with a stub of a model (installs 2 GB)
+	@scripts/install-packages $(CLIENT_PACKAGES)
+	$(CARGO) test --locked --test integration -- --ignored harnesses::
 
 test-keycloak: test-deps ## test proofs and assertions with a real Keycloak (needs Maven, 180 MB from Maven Central and 2 GB of memory)
 	@scripts/install-packages $(CLIENT_PACKAGES) unzip

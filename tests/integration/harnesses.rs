@@ -95,7 +95,7 @@ fn an_mcp_server_is_a_sub_agent() {
 }
 
 #[test]
-#[ignore = "run by make test-clients: it installs 120 MB"]
+#[ignore = "run by make test-harnesses: it installs 120 MB"]
 fn tools_and_mcp_servers_of_the_openai_agents_sdk_are_sub_agents() {
     let host = host();
     let python = python_with("openai-agents", &[OPENAI_AGENTS, MCP]);
@@ -105,7 +105,7 @@ fn tools_and_mcp_servers_of_the_openai_agents_sdk_are_sub_agents() {
 }
 
 #[test]
-#[ignore = "run by make test-clients: it installs 100 MB"]
+#[ignore = "run by make test-harnesses: it installs 100 MB"]
 fn tools_of_langgraph_at_the_same_time_are_different_sub_agents() {
     let host = host();
     let python = python_with("langgraph", &[LANGGRAPH, LANGCHAIN]);
@@ -115,7 +115,7 @@ fn tools_of_langgraph_at_the_same_time_are_different_sub_agents() {
 }
 
 #[test]
-#[ignore = "run by make test-clients: it installs 1 GB"]
+#[ignore = "run by make test-harnesses: it installs 1 GB"]
 fn tools_of_two_agents_of_crewai_are_sub_agents_with_the_names_of_both() {
     let host = host();
     let python = python_with("crewai", &[CREWAI]);
@@ -149,7 +149,7 @@ fn assert_three_sub_agents(host: &Host, said: &str) {
 }
 
 #[test]
-#[ignore = "run by make test-clients: it installs 235 MB"]
+#[ignore = "run by make test-harnesses: it installs 235 MB"]
 fn mcp_servers_and_shells_of_claude_code_are_sub_agents() {
     let host = host();
     let python = python_with("mcp", &[MCP]);
@@ -176,7 +176,7 @@ fn mcp_servers_and_shells_of_claude_code_are_sub_agents() {
 }
 
 #[test]
-#[ignore = "run by make test-clients: it installs 424 MB"]
+#[ignore = "run by make test-harnesses: it installs 424 MB"]
 fn mcp_servers_and_shells_of_codex_are_sub_agents() {
     let host = host();
     let python = python_with("mcp", &[MCP]);
