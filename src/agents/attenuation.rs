@@ -1,12 +1,14 @@
 //! The rights of a sub-agent: a part of those that its parent has at the time of a request, and never more.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::binding::Binding;
 use super::credential::CredentialGrant;
-use super::delegation::{DelegatedGrant, DelegatedRight, DelegatedRights};
+use super::delegation::{DelegatedGrant, DelegatedRight, DelegatedRights, Delegation};
 use super::entry::AgentEntry;
 use super::grant::Grant;
+use super::selectors::Selectors;
 
 /// Why an agent cannot delegate a right. The caller receives the text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +37,26 @@ pub enum NotDelegable {
 pub(super) struct Attenuated {
     pub grants: Vec<Grant>,
     pub credentials: Vec<CredentialGrant>,
+}
+
+impl AgentEntry {
+    /// The sub-agent of a delegation, with what `parent` has of the delegated rights.
+    pub(super) fn of_sub_agent(parent: &Arc<AgentEntry>, delegation: &Delegation) -> AgentEntry {
+        let Attenuated { grants, credentials } = delegation.rights.of(parent);
+        AgentEntry {
+            name: delegation.agent.clone(),
+            owner: parent.owner.clone(),
+            tenant: parent.tenant.clone(),
+            selectors: Selectors::default(),
+            roles: Vec::new(),
+            is_draining: parent.is_draining,
+            own_grants: grants,
+            own_credentials: credentials,
+            anomaly: parent.anomaly.clone(),
+            delegate: parent.delegate.clone(),
+            parent: Some(parent.clone()),
+        }
+    }
 }
 
 impl DelegatedRights {

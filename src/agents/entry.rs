@@ -6,10 +6,8 @@ use std::sync::Arc;
 use crate::config::Diagnostic;
 
 use super::anomaly::AgentAnomaly;
-use super::attenuation::Attenuated;
 use super::credential::CredentialGrant;
 use super::delegate::DelegateGrant;
-use super::delegation::Delegation;
 use super::grant::Grant;
 use super::name::AgentName;
 use super::role::{Keyed, OfRole, Role, find};
@@ -69,24 +67,6 @@ impl Origin {
 }
 
 impl AgentEntry {
-    /// The sub-agent of a delegation, with what `parent` has of the delegated rights.
-    pub(super) fn of_sub_agent(parent: &Arc<AgentEntry>, delegation: &Delegation) -> AgentEntry {
-        let Attenuated { grants, credentials } = delegation.rights.of(parent);
-        AgentEntry {
-            name: delegation.agent.clone(),
-            owner: parent.owner.clone(),
-            tenant: parent.tenant.clone(),
-            selectors: Selectors::default(),
-            roles: Vec::new(),
-            is_draining: parent.is_draining,
-            own_grants: grants,
-            own_credentials: credentials,
-            anomaly: parent.anomaly.clone(),
-            delegate: parent.delegate.clone(),
-            parent: Some(parent.clone()),
-        }
-    }
-
     /// Whether the agent may have a sub-agent of this name.
     pub fn may_delegate_to(&self, sub_agent: &AgentName) -> bool {
         self.delegate.as_ref().is_some_and(|delegate| sub_agent.depth() <= delegate.depth)

@@ -1,7 +1,6 @@
 //! Why a cgroup is not delegated.
 
 use super::MAX_DELEGATIONS;
-use super::placement::PlacementError;
 use crate::peer::CgroupError;
 use crate::store;
 
@@ -37,4 +36,58 @@ pub enum Error {
     /// It cannot be stored.
     #[error("the delegation cannot be stored: {0}")]
     Store(#[from] store::Error),
+}
+
+/// Why an agent may not delegate a cgroup. The caller receives the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// The cgroup of the caller is not known.
+    #[error("the cgroup of this process in the unified hierarchy cannot be read")]
+    UnknownOwn,
+    /// The cgroup is that of the caller, or one above it.
+    #[error("{0} contains this process; delegate a cgroup below it that this process is not in")]
+    Own(String),
+    /// Many units have their cgroups in it, also later.
+    #[error("{0} is a slice, whose units are not all of this agent; delegate one of them")]
+    Slice(String),
+    /// The process is in no cgroup that could have one of its own below it.
+    #[error("this process is in no unit, container or scope; name the cgroup from the root of the hierarchy")]
+    NoOwn,
+    /// The cgroup is elsewhere.
+    #[error(
+        "{cgroup} is not below {own}, the cgroup of this agent; with Delegate=yes, a unit can make cgroups below its \
+         own"
+    )]
+    NotBelow {
+        /// The cgroup.
+        cgroup: String,
+        /// That of the agent.
+        own: String,
+    },
+    /// A process in it is not the caller's.
+    #[error("process {pid} in {cgroup} is {of}")]
+    OtherProcess {
+        /// The process.
+        pid: i32,
+        /// The cgroup.
+        cgroup: String,
+        /// Whose it is.
+        of: String,
+    },
+    /// It is delegated already, or contains or is in a cgroup that is.
+    #[error("{cgroup} overlaps the cgroup of sub-agent \"{agent}\"")]
+    Delegated {
+        /// The cgroup.
+        cgroup: String,
+        /// The other sub-agent.
+        agent: String,
+    },
+    /// A delegation of it has ended.
+    #[error(
+        "the cgroup of sub-agent \"{agent}\", which has ended, is there still; remove it, and make it again"
+    )]
+    Ended {
+        /// The sub-agent.
+        agent: String,
+    },
 }

@@ -19,8 +19,8 @@ mod tests;
 use std::time::Duration;
 
 pub use delegated::{DelegatedCgroup, NewDelegation};
-pub use error::Error;
-pub use placement::{OwnCgroups, PlacementError};
+pub use error::{Error, PlacementError};
+pub use placement::OwnCgroups;
 pub use table::{Delegations, EndedDelegation};
 
 /// Delegations of a host, with those that have ended and whose cgroups still exist.

@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::delegated::NewDelegation;
-use super::error::Error;
+use super::error::{Error, PlacementError};
 use super::file::DelegationsFile;
-use super::placement::PlacementError;
 use super::{MAX_DELEGATIONS, SWEEP_INTERVAL};
 use crate::agents::{AgentRegistry, Delegation, DelegationSet, HeldDelegation};
 use crate::clock::{BootTime, Timestamp};

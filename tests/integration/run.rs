@@ -28,10 +28,16 @@ fn host(grant: &str) -> Host {
     host
 }
 
-/// `hostbadge run` with these words, not started yet.
+/// `hostbadge run` with these words, not started yet. A shell's background job, as these tests may be, ignores some
+/// signals, and so would the command.
 fn command(host: &Host, words: &[&str]) -> Command {
-    let mut command = Command::new(program("hostbadge"));
-    command.arg("run").args(words).env("HOSTBADGE_SOCKET", host.agent_socket());
+    let mut command = Command::new("env");
+    command
+        .arg("--default-signal=INT,QUIT")
+        .arg(program("hostbadge"))
+        .arg("run")
+        .args(words)
+        .env("HOSTBADGE_SOCKET", host.agent_socket());
     command.env_remove("XDG_RUNTIME_DIR").stdin(Stdio::null());
     command
 }

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 
-use super::RunArgs;
+use super::args::RunArgs;
 use super::environment::DIR_VARIABLE;
 use super::place::own_path;
 use super::private_dir::token_path;

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::RunArgs;
+use super::args::RunArgs;
 use super::environment::Environment;
 use super::inside::{CONTROL_VARIABLE, GO, WHERE};
 use super::place::Place;
