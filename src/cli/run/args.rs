@@ -14,7 +14,7 @@ use super::signals;
 use crate::cli::rights_args::RightsArgs;
 
 #[derive(Args, Debug)]
-pub(in crate::cli) struct RunArgs {
+pub(crate) struct RunArgs {
     /// Run the command as the sub-agent NAME of the agent that this process is: a-z 0-9 . _ -. Without it, the command is
     /// the agent that its own process matches
     #[arg(long = "as", value_name = "NAME")]
