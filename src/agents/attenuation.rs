@@ -164,23 +164,12 @@ fn binding(granted: Binding, delegated: Option<Binding>) -> Option<Binding> {
 #[cfg(test)]
 mod tests {
     use super::super::agent_set::tests::read;
+    use super::super::index_simulation::Random;
     use super::*;
     use std::time::Duration;
 
-    /// Numbers that look random and are the same at each run (xorshift).
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, limit: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0 % limit
-        }
-
-        fn some<T>(&mut self, value: impl FnOnce(&mut Random) -> T) -> Option<T> {
-            (self.below(2) == 0).then(|| value(self))
-        }
+    fn some<T>(random: &mut Random, value: impl FnOnce(&mut Random) -> T) -> Option<T> {
+        random.one_in(2).then(|| value(random))
     }
 
     const SCOPES: [&str; 3] = ["r", "w", "x"];
@@ -212,9 +201,9 @@ mod tests {
         }
         DelegatedRight::Grant(DelegatedGrant {
             audience: format!("https://{}.example.com", random.below(4)),
-            scopes: random.some(scopes),
-            ttl: random.some(|random| Duration::from_secs(random.below(60) + 1)),
-            bind: random.some(|random| BINDINGS[random.below(3) as usize]),
+            scopes: some(random, scopes),
+            ttl: some(random, |random| Duration::from_secs(random.below(60) + 1)),
+            bind: some(random, |random| BINDINGS[random.below(3) as usize]),
         })
     }
 

@@ -14,15 +14,12 @@ use super::delegate::RawDelegate;
 use super::entry::AgentEntry;
 use super::grant::RawGrant;
 use super::lint;
-use super::name::{AgentName, is_valid_name};
+use super::name::{AgentName, MAX_SPIFFE_ID_LEN, is_valid_name};
 use super::raw_selectors::RawSelectors;
 use super::role::references;
 use super::role_set::{RoleSet, role_conflicts};
 use super::source::FileRules;
 
-/// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer
-/// subject.
-const MAX_SPIFFE_ID_LEN: usize = 127;
 /// Placeholder for the host id, which has 26 base32 characters on every host.
 const HOST_ID_PLACEHOLDER: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaa";
 /// Length of the longest owner, in bytes.

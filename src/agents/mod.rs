@@ -90,7 +90,7 @@ pub(crate) use lint::is_multi_user_unit;
 pub use lint_name::Lint;
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
-pub use name::{AgentName, InvalidAgentName, depth_of, lineage_of, root_agent};
+pub use name::{AgentName, InvalidAgentName, MAX_SPIFFE_ID_LEN, depth_of, lineage_of, root_agent};
 pub use proofs::ProofGrant;
 pub use registrations::Registrations;
 pub use registry::{AgentRegistry, LoadStatus, MayBeEmpty, Reloaded};

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 /// Length of the longest name, in bytes.
 const MAX_NAME_LEN: usize = 63;
-/// Length of the longest name of a sub-agent with those of the agents above it, in bytes. No SPIFFE ID with a longer
-/// one is issued.
-const MAX_WHOLE_NAME_LEN: usize = 127;
-/// What stands before the own name of a sub-agent.
+/// Length of the longest SPIFFE ID, in bytes: Google's workload identity federation accepts no longer subject. The name
+/// of a sub-agent is a part of it.
+pub const MAX_SPIFFE_ID_LEN: usize = 127;
+/// The text before the own name of a sub-agent.
 const SUB: &str = "/sub/";
 
 /// An agent's name: `[a-z0-9][a-z0-9._-]{0,62}`, for a sub-agent after that of its parent and `/sub/`. Clones share the
@@ -38,7 +38,7 @@ impl AgentName {
     /// # Errors
     /// [`InvalidAgentName`] if the text does not have the form of either.
     pub fn parse_any(text: &str) -> Result<AgentName, InvalidAgentName> {
-        if text.len() <= MAX_WHOLE_NAME_LEN && text.split(SUB).all(is_valid_name) {
+        if text.len() <= MAX_SPIFFE_ID_LEN && text.split(SUB).all(is_valid_name) {
             return Ok(AgentName(text.into()));
         }
         Err(InvalidAgentName { text: text.to_owned() })

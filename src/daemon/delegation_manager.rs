@@ -43,7 +43,7 @@ impl DelegationHandle {
     /// Stops the delegation manager, and stores what is not stored yet. Call it after the last request has been served.
     pub async fn stop(self) {
         self.task.stop().await;
-        save(&self.deps).await;
+        self.deps.delegations.store().await;
     }
 }
 
@@ -60,7 +60,7 @@ async fn end_delegations(deps: &DelegationDeps) {
         deps.delegations.end_due(deps.clock.boot_time());
         let ended = deps.delegations.take_ended();
         // First, since a record can wait for the disk of the log.
-        let is_saved = save(deps).await;
+        let is_saved = deps.delegations.store().await;
         for EndedDelegation { delegation, reason } in ended {
             deps.proof_keys.end_invocation(&delegation.invocation);
             let message = format!(
@@ -73,18 +73,5 @@ async fn end_delegations(deps: &DelegationDeps) {
         if !is_saved {
             tokio::time::sleep(RETRY_DELAY).await;
         }
-    }
-}
-
-/// Whether everything is stored.
-async fn save(deps: &DelegationDeps) -> bool {
-    let delegations = deps.delegations.clone();
-    match tokio::task::spawn_blocking(move || delegations.save()).await {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::warn!("cannot write delegations.json: {error}");
-            false
-        }
-        Err(_) => false,
     }
 }

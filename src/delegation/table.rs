@@ -41,7 +41,7 @@ struct Table {
 
 struct Held {
     delegation: HeldDelegation,
-    /// When it ends, by a clock that nobody sets.
+    /// When it ends, in time since the boot, which no change of the wall clock moves.
     ends_at: BootTime,
 }
 
@@ -213,11 +213,25 @@ impl Delegations {
         std::mem::take(&mut self.table().ended)
     }
 
+    /// Stores what has ended, on a thread that may wait. What cannot be stored has ended nevertheless; it is logged, and the
+    /// next call tries it again. Returns whether everything is stored.
+    pub async fn store(&self) -> bool {
+        let delegations = self.clone();
+        match tokio::task::spawn_blocking(move || delegations.save()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!("cannot write delegations.json: {error}");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Stores what has ended. Blocking.
     ///
     /// # Errors
     /// It cannot be stored; the next call tries it again.
-    pub fn save(&self) -> Result<(), store::Error> {
+    pub(super) fn save(&self) -> Result<(), store::Error> {
         let _writer = lock(&self.0.writer);
         let file = {
             let mut table = self.table();
@@ -233,7 +247,7 @@ impl Delegations {
     }
 
     /// Ends those for which there is a reason, and those below them, and forgets those that have ended and whose cgroups
-    /// do not exist. It is in force when this returns, and on disk after [`Delegations::save`].
+    /// do not exist. It is in force when this returns, and on disk after [`Delegations::store`].
     fn end(&self, mut reason: impl FnMut(&Held) -> Option<Arc<str>>) {
         let mut table = self.table();
         let mut ended: Vec<EndedDelegation> = Vec::new();

@@ -83,7 +83,7 @@ impl DelegationPermit {
 ///
 /// # Errors
 /// A [`Refusal`] with `access_denied` if the agent is revoked or drained, has no `[delegate]` or not so deep, or the
-/// host's posture or a policy forbids it; `invalid_request` if the name is none, and `invalid_target` if the agent lacks
+/// host's posture or a policy forbids it; `invalid_request` if the name is not one of an agent, and `invalid_target` if the agent lacks
 /// a right that it delegates.
 pub fn decide_delegation(
     agent: AuthenticatedAgent,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::error::RequestError;
+use super::error::{InvalidRequest, RequestError};
 use super::identity_service::IdentityService;
 use super::rejection::{Recording, Rejection};
 use crate::agents::{AuthenticatedAgent, Identification, IdentifyError};
@@ -79,6 +79,23 @@ impl IdentityService {
             .or_else(|error| self.unidentified(peer, error, is_counted))?;
         self.check_agent_rate(&agent)?;
         Ok(agent)
+    }
+
+    /// The agent that a request is for, within its rate, and the request. `requested_agent` is the agent that the request
+    /// names. One that is invalid is refused as a request of the first agent by name that the peer matches.
+    pub(super) async fn identify_for<R>(
+        &self,
+        peer: &Peer,
+        request: Result<R, InvalidRequest>,
+        requested_agent: impl Fn(&R) -> Option<&str>,
+    ) -> Result<(AuthenticatedAgent, R), Rejection> {
+        match request {
+            Ok(request) => Ok((self.identify(peer, requested_agent(&request)).await?, request)),
+            Err(error) => {
+                let agent = self.identify_any(peer).await?;
+                Err(Rejection::new(ErrorCode::InvalidRequest, error.to_string(), peer).with_agent(&agent))
+            }
+        }
     }
 
     /// Every agent that the peer matches, each within its rate.

@@ -94,13 +94,9 @@ impl IdentityService {
         request: Result<CheckedCertificateRequest<'_>, InvalidRequest>,
     ) -> Result<IssuedX509Svid, Rejection> {
         let peer = self.require_peer(lookup)?;
-        let agent = match &request {
-            Ok(request) => self.identify(&peer, request.agent.as_deref()).await?,
-            Err(_) => self.identify_any(&peer).await?,
-        };
+        let (agent, request) = self.identify_for(&peer, request, |request| request.agent.as_deref()).await?;
         let invalid =
             |description| Rejection::new(ErrorCode::InvalidRequest, description, &peer).with_agent(&agent);
-        let request = request.map_err(|e| invalid(e.to_string()))?;
         self.deps.certificate_issuer.wait_until_usable(&self.deps.clock).await;
         let permit = policy::decide_identity(agent.clone(), &self.circumstances())?;
         self.require_clock()

@@ -53,13 +53,7 @@ impl IdentityService {
         request: Result<CredentialRequest, InvalidRequest>,
     ) -> Result<ReleasedCredential, Rejection> {
         let peer = self.require_peer(lookup)?;
-        let agent = match &request {
-            Ok(request) => self.identify(&peer, request.agent.as_deref()).await?,
-            Err(_) => self.identify_any(&peer).await?,
-        };
-        let request = request.map_err(|e| {
-            Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
-        })?;
+        let (agent, request) = self.identify_for(&peer, request, |request| request.agent.as_deref()).await?;
         self.release_approved(agent, request).await
     }
 

@@ -7,14 +7,11 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::request_metrics::RequestKind;
 use super::requests::{self, CheckedDelegateRequest};
-use crate::agents::{AuthenticatedAgent, Delegation};
+use crate::agents::{AuthenticatedAgent, Delegation, MAX_SPIFFE_ID_LEN};
 use crate::delegation::{self, DelegatedCgroup, NewDelegation, OwnCgroups, PlacementError};
 use crate::peer::{Boundary, Cgroup, CgroupError, Peer, PeerLookup};
 use crate::policy::{self, DelegationPermit, DelegationRequest, ErrorCode};
 use crate::wire::delegate::DelegateRequest;
-
-/// Length of the longest SPIFFE ID, in bytes, as for registered agents.
-const MAX_SPIFFE_ID_LEN: usize = 127;
 
 impl IdentityService {
     /// Makes the processes of a cgroup a sub-agent of the caller's agent.
@@ -35,7 +32,7 @@ impl IdentityService {
                         Err(unavailable) => {
                             // What is not recorded is not in force.
                             self.deps.delegations.end_agents(agent.as_str(), "it could not be recorded");
-                            self.store_ended_delegations().await;
+                            self.deps.delegations.store().await;
                             Err(unavailable.into())
                         }
                     }
@@ -52,13 +49,9 @@ impl IdentityService {
         request: Result<CheckedDelegateRequest, InvalidRequest>,
     ) -> Result<DelegatedCgroup, Rejection> {
         let peer = self.require_peer(lookup)?;
-        let agent = match &request {
-            Ok(checked) => self.identify(&peer, checked.agent.as_deref()).await?,
-            Err(_) => self.identify_any(&peer).await?,
-        };
+        let (agent, request) = self.identify_for(&peer, request, |checked| checked.agent.as_deref()).await?;
         let refuse = |code, text: String| Rejection::new(code, text, &peer).with_agent(&agent);
-        let CheckedDelegateRequest { name, cgroup, rights, ttl, .. } =
-            request.map_err(|e| refuse(ErrorCode::InvalidRequest, e.to_string()))?;
+        let CheckedDelegateRequest { name, cgroup, rights, ttl, .. } = request;
         let cgroup = own_cgroups(&agent, &peer)
             .path(&cgroup)
             .map_err(delegation::Error::from)
@@ -128,19 +121,9 @@ impl IdentityService {
         if let Err(rejection) = &checked {
             let reason = rejection.refusal.description.clone();
             self.deps.delegations.end_agents(delegation.agent.as_str(), &reason);
-            self.store_ended_delegations().await;
+            self.deps.delegations.store().await;
         }
         checked
-    }
-
-    /// Writes which delegations have ended before the caller is answered, so that they are not back after a crash. What
-    /// cannot be written is in effect, and the delegation manager tries it again.
-    pub(super) async fn store_ended_delegations(&self) {
-        let delegations = self.deps.delegations.clone();
-        let stored = tokio::task::spawn_blocking(move || delegations.save()).await;
-        if let Ok(Err(error)) = stored {
-            tracing::warn!("cannot write delegations.json: {error}");
-        }
     }
 }
 

@@ -41,13 +41,9 @@ impl IdentityService {
         request: Result<CheckedProofRequest, InvalidRequest>,
     ) -> Result<IssuedProof, Rejection> {
         let peer = self.require_peer(lookup)?;
-        let agent = match &request {
-            Ok(checked) => self.identify(&peer, checked.request.agent.as_deref()).await?,
-            Err(_) => self.identify_any(&peer).await?,
-        };
-        let CheckedProofRequest { request, details } = request.map_err(|e| {
-            Rejection::new(ErrorCode::InvalidRequest, e.to_string(), &peer).with_agent(&agent)
-        })?;
+        let (agent, checked) =
+            self.identify_for(&peer, request, |checked| checked.request.agent.as_deref()).await?;
+        let CheckedProofRequest { request, details } = checked;
         self.wait_for_signer(std::slice::from_ref(&agent)).await?;
         if let Some(permission) = policy::proof_permission(agent.entry(), &request)
             && permission.approval().is_some()

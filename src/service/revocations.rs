@@ -187,7 +187,8 @@ impl IdentityService {
             }
             _ => return,
         }
-        self.store_ended_delegations().await;
+        // Before the administrator is answered, so that they are not back after a crash.
+        self.deps.delegations.store().await;
     }
 
     /// Lifts the revocation of an agent, invocation, owner or tenant: what was issued before stays revoked.

@@ -209,12 +209,9 @@ impl IdentityService {
         request: Result<CheckedTokenRequest<'_>, InvalidRequest>,
     ) -> Result<AccessToken, Rejection> {
         let peer = self.require_peer(lookup)?;
-        let agent = match &request {
-            Ok(checked) => self.identify(&peer, checked.request.agent.as_deref()).await?,
-            Err(_) => self.identify_any(&peer).await?,
-        };
-        let CheckedTokenRequest { request, certificate } =
-            request.map_err(|e| invalid(e, &peer).with_agent(&agent))?;
+        let (agent, checked) =
+            self.identify_for(&peer, request, |checked| checked.request.agent.as_deref()).await?;
+        let CheckedTokenRequest { request, certificate } = checked;
         self.wait_for_signer(std::slice::from_ref(&agent)).await?;
         if agent.entry().grant(&request.audience).is_some_and(|grant| grant.approval.is_some()) {
             self.prepare_approval(&agent)

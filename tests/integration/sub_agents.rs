@@ -311,7 +311,7 @@ fn only_cgroups_below_ones_own_are_delegated() {
         (world.parent(), "../other", 400, "must be the path of a cgroup"),
         (world.parent(), "/", 400, "must be the path of a cgroup"),
         (world.parent(), "", 400, "must be the path of a cgroup"),
-        (world.parent(), "/work/", 400, "must be the path of a cgroup"),
+        (world.parent(), "/below/", 400, "must be the path of a cgroup"),
     ] {
         let answer = world.delegate(&who, &json!({ "name": "x", "cgroup": cgroup }));
         let said = answer.json()["error_description"].as_str().unwrap().to_owned();

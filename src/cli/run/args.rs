@@ -119,7 +119,7 @@ fn parse_file(text: OsString) -> Result<(PathBuf, String), String> {
     if path.is_empty() { Err("PATH is empty".to_owned()) } else { Ok((path.into(), audience)) }
 }
 
-/// What stands before and after the first sign of equality.
+/// The text before and after the first equals sign.
 fn split(text: &OsString) -> Result<(OsString, String), String> {
     let bytes = text.as_bytes();
     let at = bytes.iter().position(|b| *b == b'=').ok_or("write NAME=AUDIENCE")?;

@@ -1,7 +1,7 @@
 //! The process in the command's cgroup: it gets the tokens, starts the command, renews the files, and passes signals on.
 //!
-//! It speaks with the process that started it by lines on a socket: it names its cgroup, waits for the word that this is a
-//! sub-agent's, and reports how the command ended.
+//! It speaks with the process that started it by lines on a socket: it names its cgroup, waits for the message that this
+//! is a sub-agent's, and reports how the command ended.
 
 use std::ffi::OsString;
 use std::fs;
@@ -50,7 +50,7 @@ struct TokenFile {
     backoff: Backoff,
 }
 
-/// What the command needs, once the process that started this one has given its word.
+/// What the command needs, once the process that started this one has delegated the cgroup.
 struct Prepared {
     /// The private directory.
     dir: PathBuf,
@@ -106,8 +106,8 @@ pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<Exit
     Ok(status)
 }
 
-/// Names the cgroup, waits for the word, and gets the tokens; `None` if the process that started this one gives no word,
-/// and has said why.
+/// Names the cgroup, waits until it is delegated, and gets the tokens; `None` if it is not: the process that started this
+/// one has said why.
 async fn prepare(common: &CommonArgs, arguments: &RunArgs) -> Result<Option<Prepared>, CliError> {
     let control = std::env::var_os(CONTROL_VARIABLE).map(PathBuf::from).ok_or_else(not_started_here)?;
     let dir = control.parent().map(Path::to_owned).ok_or_else(not_started_here)?;

@@ -29,7 +29,7 @@ use crate::wire::delegate::{DelegateRequest, DelegateResponse};
 /// The socket, in the private directory.
 const CONTROL_FILE: &str = ".control";
 /// How long what the process in the cgroup has written may take to arrive, after its end.
-const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command in a cgroup of its own, and returns how it ended.
 pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<ExitStatus, CliError> {
@@ -98,7 +98,7 @@ async fn supervise(
     };
     if !has_ended {
         // What the process wrote before it ended.
-        let rest = tokio::time::timeout(LAST_WORDS_TIMEOUT, &mut conversation).await;
+        let rest = tokio::time::timeout(REPORT_TIMEOUT, &mut conversation).await;
         reported = rest.ok().and_then(Result::ok).flatten();
     }
     let ended = reported.and_then(|line| line.trim().parse().ok());
