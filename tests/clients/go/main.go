@@ -85,12 +85,20 @@ func main() {
 	_, err = client.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "https://bank.example.com"})
 	say(map[string]any{"denied": err != nil && strings.Contains(err.Error(), "PermissionDenied")})
 	watch := &watcher{done: make(chan struct{})}
-	go func() { _ = client.WatchJWTBundles(ctx, watch) }()
+	watching, endWatch := context.WithCancel(ctx)
+	watchEnded := make(chan struct{})
+	go func() {
+		_ = client.WatchJWTBundles(watching, watch)
+		close(watchEnded)
+	}()
 	select {
 	case <-watch.done:
 	case <-ctx.Done():
 		log.Fatal("nothing was pushed")
 	}
+	// The watch ends before the client closes: the closed connection would be an error of the watch.
+	endWatch()
+	<-watchEnded
 	bundles, err := client.FetchX509Bundles(ctx)
 	if err != nil {
 		log.Fatal(err)

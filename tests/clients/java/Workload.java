@@ -13,6 +13,8 @@ import java.util.concurrent.TimeUnit;
 import java.util.stream.Collectors;
 
 public class Workload {
+    static volatile boolean ending = false;
+
     public static void main(String[] arguments) throws Exception {
         String audience = arguments[0];
         try (WorkloadApiClient client = DefaultWorkloadApiClient.newClient()) {
@@ -41,8 +43,7 @@ public class Workload {
 
                 @Override
                 public void onError(Throwable fault) {
-                    fault.printStackTrace();
-                    System.exit(1);
+                    failed(fault);
                 }
             });
             if (!pushed.await(30, TimeUnit.SECONDS)) {
@@ -69,15 +70,23 @@ public class Workload {
 
                 @Override
                 public void onError(Throwable fault) {
-                    fault.printStackTrace();
-                    System.exit(1);
+                    failed(fault);
                 }
             });
             if (!renewed.await(60, TimeUnit.SECONDS)) {
                 System.exit(1);
             }
+            ending = true;
         }
         System.exit(0);
+    }
+
+    // A client that closes ends its watches with an error, which is not one of the daemon.
+    static void failed(Throwable fault) {
+        if (!ending) {
+            fault.printStackTrace();
+            System.exit(1);
+        }
     }
 
     static synchronized void say(String format, Object... values) {
