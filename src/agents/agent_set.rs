@@ -18,6 +18,7 @@ use super::grant::{Algorithm, Grant};
 use super::lint_name::Lint;
 use super::read_files::read_files;
 use super::role_set::{RoleSet, add_content};
+use super::run_grant::RunGrant;
 use super::source::AgentSource;
 
 /// A directory with more agent files is rejected, to bound memory and load time.
@@ -129,14 +130,21 @@ impl AgentSet {
         self.entries.values().any(|entry| entry.grants().any(|granted| evaluates_posture(granted.item)))
     }
 
+    /// Whether a file permits users to start commands.
+    pub(super) fn has_run(&self) -> bool {
+        self.entries.values().any(|entry| entry.run.is_some())
+    }
+
     /// Whether an agent requires that IMA has measured its executable.
     pub fn uses_ima(&self) -> bool {
         self.entries.values().any(|entry| entry.selectors.measured)
     }
 
-    /// Returns the names of users and groups in selectors.
+    /// Returns the names of users and groups in selectors and in `[run]`.
     pub fn user_and_group_names(&self) -> BTreeSet<Name> {
-        self.iter().flat_map(|entry| entry.selectors.names()).collect()
+        let names_of_run =
+            |entry: &AgentEntry| entry.run.iter().flat_map(RunGrant::names).collect::<Vec<_>>();
+        self.iter().flat_map(|entry| entry.selectors.names().chain(names_of_run(entry))).collect()
     }
 
     /// What is valid in one file but probably not meant.

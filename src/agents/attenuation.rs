@@ -54,6 +54,7 @@ impl AgentEntry {
             own_credentials: credentials,
             anomaly: parent.anomaly.clone(),
             delegate: parent.delegate.clone(),
+            run: None,
             parent: Some(parent.clone()),
         }
     }

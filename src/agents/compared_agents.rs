@@ -147,7 +147,8 @@ impl ComparedAgents {
         for entry in found.agents {
             match entry.selectors.match_numbers(peer, registrations.names()) {
                 NumberMatch::Holds(match_tag) => match registrations.delegations.unknown_reason() {
-                    Some(reason) if entry.delegate.is_some() => {
+                    // A command that a user started may be any agent of that user otherwise.
+                    Some(reason) if entry.delegate.is_some() || registrations.agents.has_run() => {
                         compared.failures.push((alone(entry), Failure::UnknownDelegations(reason.into())));
                     }
                     _ => {

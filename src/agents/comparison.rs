@@ -9,10 +9,11 @@ use crate::peer::{ContentCache, FileError, Peer, Sha256Digest};
 use crate::plural::counted;
 use crate::posture::ImaDigests;
 
+use super::authenticated_agent::AuthenticatedAgent;
 use super::compared_agents::Failure;
 use super::contents::compare_file;
 use super::entry::AgentEntry;
-use super::identify::{AuthenticatedAgent, Identification};
+use super::identify::Identification;
 use super::lint::is_multi_user_unit;
 use super::registrations::Registrations;
 use super::registry::AgentRegistry;

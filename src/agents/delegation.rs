@@ -19,8 +19,10 @@ pub struct Delegation {
     pub invocation: Invocation,
     /// The invocations of the agents above it, the nearest first. It ends with each of them.
     pub parent_invocations: Vec<Invocation>,
-    /// The tag of the conditions that the process of the registered agent met. It ends when they change.
+    /// The tag of the conditions that the process of the registered agent met, or of `[run]`. It ends when they change.
     pub root_tag: MatchTag,
+    /// The user who started the command, or one above it, by `[run]` of the registered agent.
+    pub run_by: Option<u32>,
     /// The user whose processes are the sub-agent, and no others; `None` where root delegated, for all users.
     pub uid: Option<u32>,
     /// What of its parent's rights it has.

@@ -102,14 +102,20 @@ impl SubAgents {
         for (name, delegation) in &set.by_agent {
             let Some(parent_name) = name.lineage().nth(1) else { continue };
             let Some(root) = registered(name.root()) else { continue };
-            if root.selectors.check_tag(delegation.root_tag, names) == TagCheck::Changed {
+            let is_permitted = match delegation.run_by {
+                Some(_) => root.run.as_ref().is_some_and(|run| run.tag() == delegation.root_tag),
+                None => root.selectors.check_tag(delegation.root_tag, names) != TagCheck::Changed,
+            };
+            if !is_permitted {
                 continue;
             }
             let parent = match name.depth() {
                 1 => Some(root),
                 _ => sub_agents.parent_of(delegation, parent_name),
             };
-            let Some(parent) = parent.filter(|parent| parent.may_delegate_to(name)) else { continue };
+            let is_command = delegation.run_by.is_some() && name.depth() == 1;
+            let may_have = |parent: &&Arc<AgentEntry>| is_command || parent.may_delegate_to(name);
+            let Some(parent) = parent.filter(may_have) else { continue };
             let entry = previous.same(name, delegation, parent);
             let entry = entry.unwrap_or_else(|| Arc::new(AgentEntry::of_sub_agent(parent, delegation)));
             sub_agents.by_name.insert(name.clone(), SubAgent { delegation: delegation.clone(), entry });

@@ -11,6 +11,7 @@ use super::delegate::DelegateGrant;
 use super::grant::Grant;
 use super::name::AgentName;
 use super::role::{Keyed, OfRole, Role, find};
+use super::run_grant::RunGrant;
 use super::selectors::Selectors;
 
 /// One agent.
@@ -38,6 +39,8 @@ pub struct AgentEntry {
     pub anomaly: AgentAnomaly,
     /// Whether the agent may have sub-agents, and which.
     pub delegate: Option<DelegateGrant>,
+    /// Which users may start commands as sub-agents of it; of a sub-agent nobody.
+    pub run: Option<RunGrant>,
     /// Of a sub-agent: the agent that delegated to it.
     pub parent: Option<Arc<AgentEntry>>,
 }

@@ -18,6 +18,7 @@ use super::name::{AgentName, MAX_SPIFFE_ID_LEN, is_valid_name};
 use super::raw_selectors::RawSelectors;
 use super::role::references;
 use super::role_set::{RoleSet, role_conflicts};
+use super::run_grant::RawRun;
 use super::source::FileRules;
 
 /// Placeholder for the host id, which has 26 base32 characters on every host.
@@ -37,6 +38,7 @@ const KEYS: &[Key] = &[
     Key::optional("credential", Kind::Tables(RawCredential::KEYS)),
     Key::optional("anomaly", Kind::Table(RawAgentAnomaly::KEYS)),
     Key::optional("delegate", Kind::Table(RawDelegate::KEYS)),
+    Key::optional("run", Kind::Table(RawRun::KEYS)),
 ];
 
 /// The file as written. What [`KEYS`] requires is absent only if that is a fault.
@@ -59,6 +61,7 @@ struct AgentFile {
     #[serde(default)]
     anomaly: RawAgentAnomaly,
     delegate: Option<RawDelegate>,
+    run: Option<Spanned<RawRun>>,
 }
 
 /// The agent of a file, with what is valid in the file and probably not meant.
@@ -146,6 +149,10 @@ fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadA
     let own_credentials = RawCredential::validate_all(raw.credentials, source, &mut faults);
     let anomaly = AgentAnomaly::validate(raw.anomaly, source, &mut faults);
     let delegate = raw.delegate.map(|raw| raw.validate(source, &mut faults));
+    let run = raw.run.map(|raw| {
+        let span = raw.span();
+        raw.into_inner().validate(source, span, &mut faults)
+    });
     let references = references(raw.roles, source, &mut faults);
     let roles = roles.find_all(&references, &mut faults);
     if let Some(first) = references.first() {
@@ -174,6 +181,7 @@ fn parse(source: &SourceFile, rules: FileRules, roles: &RoleSet) -> Result<ReadA
         own_credentials,
         anomaly,
         delegate,
+        run,
         parent: None,
     };
     let length = "spiffe://".len() + rules.trust_domain_length + entry.spiffe_path(HOST_ID_PLACEHOLDER).len();

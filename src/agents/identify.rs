@@ -6,105 +6,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
-use crate::peer::{DigestError, Invocation, Peer, PeerInfo, Sha256Digest};
+use crate::peer::{DigestError, Peer, Sha256Digest};
 use crate::posture::ImaDigests;
 
+use super::authenticated_agent::AuthenticatedAgent;
 use super::compared_agents::{Candidate, ComparedAgents, DelegatedPeer, Failure};
-use super::contents::{Attested, ContentFault, Contents};
-use super::delegation::Delegation;
+use super::contents::{ContentFault, Contents};
 use super::entry::AgentEntry;
 use super::identify_error::IdentifyError;
 use super::index::AgentList;
-use super::match_tag::MatchTag;
 use super::name::AgentName;
 use super::registrations::Registrations;
 use super::registry::AgentRegistry;
-use super::selectors::{DigestMatch, TagCheck};
+use super::selectors::DigestMatch;
 
 /// How long a request waits for the user of a unit with `DynamicUser=`.
 const DYNAMIC_NAME_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A peer that matches a registered agent. Only [`AgentRegistry::identify`] constructs one.
-#[derive(Clone, Debug)]
-pub struct AuthenticatedAgent {
-    entry: Arc<AgentEntry>,
-    peer: Peer,
-    exe_sha256: Option<Sha256Digest>,
-    match_tag: MatchTag,
-    attested: Option<Arc<Attested>>,
-    delegation: Option<Arc<Delegation>>,
-}
-
-impl AuthenticatedAgent {
-    /// Returns the agent's registration at the time of identification.
-    pub fn entry(&self) -> &AgentEntry {
-        &self.entry
-    }
-
-    /// Returns the agent's name.
-    pub fn name(&self) -> &AgentName {
-        &self.entry.name
-    }
-
-    /// Returns the name of the registered agent: of a sub-agent, that of the one above it. What is bounded or kept for each
-    /// agent is so for this one, since an agent can have many sub-agents.
-    pub fn root_name(&self) -> &AgentName {
-        &self.entry.root().name
-    }
-
-    /// Returns the process that was identified.
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
-    /// Returns the SHA-256 digest of the executable if it is known. Only conditions on it wait until it is.
-    pub fn exe_sha256(&self) -> Option<Sha256Digest> {
-        self.exe_sha256
-    }
-
-    /// Returns the tag of the conditions that the process met.
-    pub fn match_tag(&self) -> MatchTag {
-        self.match_tag
-    }
-
-    /// Which contents the process was compared by; `None` if no condition names one.
-    pub fn attested(&self) -> Option<&Attested> {
-        self.attested.as_deref()
-    }
-
-    /// Of a sub-agent, its delegation.
-    pub fn delegation(&self) -> Option<&Delegation> {
-        self.delegation.as_deref()
-    }
-
-    /// The invocations in which what the process gets is issued: that of the process, and of a sub-agent those of the
-    /// agents above it.
-    pub fn invocations(&self) -> impl Iterator<Item = &Invocation> {
-        let above = self.delegation().into_iter().flat_map(|delegation| &delegation.parent_invocations);
-        self.peer.invocation.iter().chain(above)
-    }
-
-    /// The tag of the conditions that the process of the registered agent met: of a sub-agent, when that delegated.
-    pub fn root_tag(&self) -> MatchTag {
-        self.delegation().map_or(self.match_tag, |delegation| delegation.root_tag)
-    }
-
-    /// How long something may live that the agent gets now for `longest`: no longer than its delegation, if it is a
-    /// sub-agent.
-    pub fn cap(&self, longest: Duration, now: Timestamp) -> Duration {
-        self.delegation().map_or(longest, |delegation| delegation.cap(longest, now))
-    }
-
-    /// Whether both values are the same registration, matched by the same process, with no change of either.
-    /// That the digest of the executable has become known since is no change.
-    pub fn is_same_snapshot(&self, other: &AuthenticatedAgent) -> bool {
-        Arc::ptr_eq(&self.entry, &other.entry)
-            && std::ptr::eq::<PeerInfo>(&*self.peer, &*other.peer)
-            && self.match_tag == other.match_tag
-            && self.attested == other.attested
-    }
-}
 
 /// The agents that a peer may be, by all that can be compared without waiting.
 #[derive(Debug)]
@@ -121,6 +38,14 @@ impl Candidates {
     /// Whether the peer is an agent whatever the rest of the identification finds.
     pub fn has_definite_match(&self) -> bool {
         self.compared.possible.iter().any(|candidate| !candidate.entry.selectors.needs_content())
+    }
+
+    /// An agent that the peer is or may be, and `other` is not and cannot be.
+    pub fn beyond(&self, other: &Candidates) -> Option<&str> {
+        let is_of_other =
+            |name: &AgentName| other.compared.possible.iter().any(|one| one.entry.name == *name);
+        let mut names = self.compared.possible.iter().map(|one| &one.entry.name);
+        names.find(|name| !is_of_other(name)).map(AgentName::as_str)
     }
 
     /// An agent that the peer is or may be, if the peer is not certainly `agent` as well.
@@ -342,9 +267,16 @@ impl AgentRegistry {
                             }
                             None => (peer.clone(), None),
                         };
-                        let agent =
-                            AuthenticatedAgent { entry, peer, exe_sha256, match_tag, attested, delegation };
-                        matched.push(agent);
+                        let is_runner = false;
+                        matched.push(AuthenticatedAgent {
+                            entry,
+                            peer,
+                            exe_sha256,
+                            match_tag,
+                            attested,
+                            delegation,
+                            is_runner,
+                        });
                     }
                     Err(fault) => failures.push((AgentList::from([entry]), Failure::Content(fault))),
                 },
@@ -358,15 +290,6 @@ impl AgentRegistry {
             }
         }
         Identification { matched, failures, refused: None, is_loaded }
-    }
-
-    /// Whether the registration of an agent that was identified earlier is still the same, and the process
-    /// met its present conditions.
-    pub fn is_current(&self, agent: &AuthenticatedAgent) -> bool {
-        let registrations = self.registrations();
-        registrations.find(agent.name().as_str()).is_some_and(|entry| {
-            *entry == agent.entry && registrations.check_tag(entry, agent.match_tag) == TagCheck::Same
-        })
     }
 }
 

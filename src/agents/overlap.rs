@@ -8,6 +8,7 @@ use crate::names::{Name, NameTable, Resolution};
 
 use super::entry::{AgentEntry, Origin};
 use super::lint_name::Lint;
+use super::run_grant::RunGrant;
 use super::selectors::{IdOrName, Selectors};
 
 /// Agents that one warning names.
@@ -37,7 +38,7 @@ pub(super) fn warnings<'a>(
     let mut warnings = Vec::new();
     for ((entry, origin), own) in agents.iter().zip(&conditions) {
         let mut warn = |message: String| warnings.push(origin.diagnostic(message));
-        for name in entry.selectors.names() {
+        for name in entry.selectors.names().chain(entry.run.iter().flat_map(RunGrant::names)) {
             if names.get(&name).current == Resolution::Missing {
                 warn(missing_name(&name));
             }

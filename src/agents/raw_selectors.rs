@@ -18,6 +18,8 @@ const CONTAINER_ID_LEN: usize = 64;
 const MAX_FILES: usize = 32;
 /// Length of the longest path of a file, in bytes.
 const MAX_PATH_LEN: usize = 1024;
+/// What the name of a user or group is, in faults.
+const FORM_OF_NAME: &str = "a name of 1 to 256 bytes without ':', NUL and line breaks";
 
 /// The table `[match]` as written.
 #[derive(Deserialize)]
@@ -66,18 +68,12 @@ impl RawSelectors {
             let raw = raw?;
             let span = raw.span();
             match raw.into_inner() {
-                IdOrName::Name(name)
-                    if name.is_empty() || name.len() > 256 || name.contains(['\0', ':', '\n']) =>
-                {
-                    let message = format!(
-                        "{field} must be a number, or a name of 1 to 256 bytes without ':', NUL and line \
-                         breaks"
-                    );
+                IdOrName::Name(name) if !has_form_of_name(&name) => {
+                    let message = format!("{field} must be a number, or {FORM_OF_NAME}");
                     faults.push(source.diagnostic(span, message));
                     None
                 }
-                // useradd and systemd refuse such names, because programs take them for numbers.
-                IdOrName::Name(name) if name.bytes().all(|b| b.is_ascii_digit()) => {
+                IdOrName::Name(name) if is_number(&name) => {
                     let message = format!(
                         "{field} = \"{name}\" is a number in quotes; write {field} = {name} for the number \
                          (a name cannot consist of digits only)"
@@ -180,6 +176,26 @@ impl RawSelectors {
         }
         selectors
     }
+}
+
+/// Checks the name of a user or group where no number is accepted. `what` is the subject of the fault.
+pub(super) fn check_name(name: &str, what: &str) -> Result<(), String> {
+    if !has_form_of_name(name) {
+        return Err(format!("{what} must be {FORM_OF_NAME}"));
+    }
+    if is_number(name) {
+        return Err(format!("{what} cannot have a name of digits only; write its name"));
+    }
+    Ok(())
+}
+
+fn has_form_of_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= 256 && !name.contains(['\0', ':', '\n'])
+}
+
+/// useradd and systemd refuse such names, because programs take them for numbers.
+fn is_number(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn parse_digest(

@@ -125,6 +125,13 @@ impl Differences {
             };
             self.add(&holder, "sub-agents in [delegate]", !is_within);
         }
+        if old.run != new.run {
+            let is_within = match (&old.run, &new.run) {
+                (Some(old), Some(new)) => new.is_within(old),
+                (_, new) => new.is_none(),
+            };
+            self.add(&holder, "who may start commands in [run]", !is_within);
+        }
         for (key, widens) in new.anomaly.changes_since(&old.anomaly) {
             self.add(&holder, &format!("{key} in [anomaly]"), widens);
         }

@@ -18,6 +18,8 @@ pub struct NewDelegation {
     pub(super) parent_invocations: Vec<Invocation>,
     /// The tag of the conditions that the process of the registered agent met.
     pub(super) root_tag: MatchTag,
+    /// The user who starts the command, by `[run]`.
+    pub(super) run_by: Option<u32>,
     /// The user whose processes are the sub-agent; `None` for all users.
     pub(super) uid: Option<u32>,
     /// What of its parent's rights it has.
@@ -46,6 +48,7 @@ impl NewDelegation {
             cgroup,
             parent_invocations: permit.agent().invocations().cloned().collect(),
             root_tag: permit.agent().root_tag(),
+            run_by: permit.run_by(),
             uid: Some(permit.agent().peer().uid).filter(|uid| *uid != 0),
             rights: permit.rights().clone(),
             ttl: permit.ttl(),
@@ -60,10 +63,21 @@ impl NewDelegation {
     }
 
     pub(super) fn delegation(&self, now: Timestamp) -> Delegation {
-        let NewDelegation { agent, cgroup, parent_invocations, root_tag, uid, rights, ttl, boundary, .. } =
+        let NewDelegation { agent, cgroup, parent_invocations, root_tag, run_by, uid, rights, .. } =
             self.clone();
-        let (invocation, expires) = (self.invocation(), now.after(ttl));
-        Delegation { agent, cgroup, invocation, parent_invocations, root_tag, uid, rights, expires, boundary }
+        let (invocation, expires, boundary) = (self.invocation(), now.after(self.ttl), self.boundary);
+        Delegation {
+            agent,
+            cgroup,
+            invocation,
+            parent_invocations,
+            root_tag,
+            run_by,
+            uid,
+            rights,
+            expires,
+            boundary,
+        }
     }
 }
 
@@ -85,7 +99,7 @@ impl DelegatedCgroup {
 
     /// What the record says: the sub-agent, its cgroup and its rights.
     pub fn description(&self) -> String {
-        let Delegation { agent, cgroup, boundary, rights, .. } = &*self.delegation;
+        let Delegation { agent, cgroup, boundary, rights, run_by, .. } = &*self.delegation;
         let rights = match rights {
             DelegatedRights::All => "all rights of its parent".to_owned(),
             DelegatedRights::Some(rights) => {
@@ -100,7 +114,8 @@ impl DelegatedCgroup {
                 if rights.is_empty() { "no rights".to_owned() } else { rights.join(", ") }
             }
         };
-        format!("{agent} in {}, boundary {}, with {rights}", cgroup.path(), boundary.as_str())
+        let started = run_by.map(|uid| format!(", started by uid {uid} by [run]")).unwrap_or_default();
+        format!("{agent} in {}, boundary {}, with {rights}{started}", cgroup.path(), boundary.as_str())
     }
 
     /// Returns the SPIFFE ID of the sub-agent.

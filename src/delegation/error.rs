@@ -21,12 +21,12 @@ pub enum Error {
         /// Its cgroup.
         cgroup: String,
     },
-    /// The agent has as many sub-agents as it may have.
+    /// The agent has as many sub-agents as it may have, or as users may start, by this table.
     #[error(
-        "agent \"{0}\" has {1} sub-agents, which is its limit ([delegate] max); those that have ended count until their \
+        "agent \"{0}\" has {1} sub-agents, which is its limit ([{2}] max); those that have ended count until their \
          cgroups are removed"
     )]
-    TooManyOfAgent(String, u32),
+    TooManyOfAgent(String, u32, &'static str),
     /// The host has as many delegated cgroups as it may have.
     #[error("this host has {MAX_DELEGATIONS} delegated cgroups, which is its limit")]
     TooMany,

@@ -35,6 +35,9 @@ struct RawDelegation {
     cgroup_id: u64,
     parent_invocations: Vec<RawInvocation>,
     root_tag: String,
+    /// Absent where no user started it by `[run]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    run_by: Option<u32>,
     /// Absent for processes of all users.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     uid: Option<u32>,
@@ -117,6 +120,7 @@ impl RawDelegation {
             cgroup_id: delegation.cgroup.id(),
             parent_invocations: delegation.parent_invocations.iter().map(RawInvocation::of).collect(),
             root_tag: delegation.root_tag.to_string(),
+            run_by: delegation.run_by,
             uid: delegation.uid,
             // One that has ended has none.
             rights: match &delegation.rights {
@@ -144,6 +148,7 @@ impl RawDelegation {
                 .map(RawInvocation::into_invocation)
                 .collect(),
             root_tag: self.root_tag.parse().map_err(|e| format!("the match tag is {e}"))?,
+            run_by: self.run_by,
             uid: self.uid,
             rights: match self.rights {
                 None => DelegatedRights::All,

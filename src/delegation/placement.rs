@@ -1,7 +1,7 @@
 //! Which cgroups an agent may delegate: those below its own.
 
 use super::error::{Error, PlacementError};
-use crate::agents::{AgentRegistry, Delegation};
+use crate::agents::{AgentRegistry, Candidates, Delegation};
 use crate::peer::{
     Cgroup, CgroupError, InspectError, InspectedProcess, PeerInfo, is_at_or_below, slice_path,
 };
@@ -20,6 +20,8 @@ pub struct OwnCgroups<'a> {
     pub delegation: Option<&'a Delegation>,
     /// The slice whose units the agent may name too.
     pub slice: Option<&'a str>,
+    /// Of a process that is not the agent and may start commands for it: the agents that it is or may be.
+    pub runner: Option<&'a Candidates>,
 }
 
 impl OwnCgroups<'_> {
@@ -93,7 +95,13 @@ impl OwnCgroups<'_> {
                     refuse(format!("one of uid {}, and not of uid {}", peer.uid, self.caller.uid)).into()
                 );
             }
-            if let Some(other) = agents.candidates(peer).other_than(self.agent) {
+            let candidates = agents.candidates(peer);
+            let other = match self.runner {
+                // What the caller is itself, it may give up.
+                Some(caller) => candidates.beyond(caller),
+                None => candidates.other_than(self.agent),
+            };
+            if let Some(other) = other {
                 return Err(refuse(format!("or may be one of agent \"{other}\"")).into());
             }
         }

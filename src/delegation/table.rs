@@ -331,10 +331,15 @@ impl Table {
 
     fn check_room(&self, new: &NewDelegation) -> Result<(), Error> {
         let root = new.agent.root();
+        let table = if new.run_by.is_some() { "run" } else { "delegate" };
         // With those that have ended and whose cgroups are there still.
-        let is_of_root = |held: &&Held| held.delegation.delegation.agent.root() == root;
+        let is_of_root = |held: &&Held| {
+            let delegation = &held.delegation.delegation;
+            // What users start does not take the places of what the agent starts itself.
+            delegation.agent.root() == root && delegation.run_by.is_some() == new.run_by.is_some()
+        };
         if self.held.iter().filter(is_of_root).count() >= new.max as usize {
-            return Err(Error::TooManyOfAgent(root.to_owned(), new.max));
+            return Err(Error::TooManyOfAgent(root.to_owned(), new.max, table));
         }
         if self.held.len() >= MAX_DELEGATIONS { Err(Error::TooMany) } else { Ok(()) }
     }

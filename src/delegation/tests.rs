@@ -97,6 +97,7 @@ impl World {
             cgroup,
             parent_invocations: above.unwrap_or_else(|| ["parent", "root"].map(Invocation::of_test).into()),
             root_tag: self.root_tag,
+            run_by: None,
             uid: None,
             rights: DelegatedRights::All,
             ttl: HOUR,
@@ -269,7 +270,7 @@ fn an_agent_delegates_below_its_own_cgroup_alone() {
     let prefix = root.path();
     let mut check = |path: &str, bounding: &str, cgroup: &Cgroup, delegation: Option<&Delegation>| {
         caller.cgroup = Some(crate::peer::PeerCgroup::of_test(path, bounding));
-        let own = OwnCgroups { caller: &caller, agent: "a", delegation, slice: None };
+        let own = OwnCgroups { caller: &caller, agent: "a", delegation, slice: None, runner: None };
         own.check(cgroup).map_err(|e| e.to_string())
     };
     let (unit, main) = (format!("{prefix}/unit"), format!("{prefix}/unit/main"));
@@ -291,6 +292,7 @@ fn an_agent_delegates_below_its_own_cgroup_alone() {
         cgroup: sub.clone(),
         parent_invocations: Vec::new(),
         root_tag: MatchTag::from_bytes([1; 4]).unwrap(),
+        run_by: None,
         uid: None,
         rights: DelegatedRights::All,
         expires: NOW,

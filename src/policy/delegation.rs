@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::agents::{AgentEntry, AgentName, AuthenticatedAgent, DelegateGrant, DelegatedRights};
+use crate::agents::{
+    AgentEntry, AgentName, AuthenticatedAgent, DelegateGrant, DelegatedRights, Delegator, RunGrant,
+};
 use crate::peer::Boundary;
 use crate::posture::Posture;
 
@@ -35,10 +37,11 @@ pub struct DelegationPermit {
     ttl: Duration,
     boundary: Boundary,
     max: u32,
+    run_by: Option<u32>,
 }
 
 impl DelegationPermit {
-    /// Returns the agent that delegates.
+    /// Returns the agent that delegates, or for which a user starts a command: then the process is that of the user.
     pub fn agent(&self) -> &AuthenticatedAgent {
         &self.agent
     }
@@ -73,41 +76,56 @@ impl DelegationPermit {
         self.boundary
     }
 
-    /// Returns how many sub-agents the registered agent may have at once.
+    /// Returns how many sub-agents the registered agent may have at once, or users may start for it.
     pub fn max(&self) -> u32 {
         self.max
     }
+
+    /// Returns the user who starts the command, or has started one above it; `None` if the agent delegates of itself.
+    pub fn run_by(&self) -> Option<u32> {
+        self.run_by
+    }
 }
 
-/// Decides whether an agent may have a sub-agent.
+/// Decides whether an agent may have a sub-agent, or a user may start a command as one.
 ///
 /// # Errors
 /// A [`Refusal`] with `access_denied` if the agent is revoked or drained, has no `[delegate]` or not so deep, or the
 /// host's posture or a policy forbids it; `invalid_request` if the name is not one of an agent, and `invalid_target` if the agent lacks
 /// a right that it delegates.
 pub fn decide_delegation(
-    agent: AuthenticatedAgent,
+    delegator: Delegator,
     circumstances: &Circumstances,
     request: DelegationRequest,
 ) -> Result<DelegationPermit, Refusal> {
+    let (agent, run) = match delegator {
+        Delegator::Agent(agent) => (agent, None),
+        Delegator::Runner(runner) => (runner.agent().clone(), Some(runner)),
+    };
     circumstances.check_revoked(&agent)?;
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent);
     let entry = agent.entry();
     check_draining(entry).map_err(named)?;
     let name = entry.name.of_sub_agent(&request.name);
     let name = name.map_err(|e| named(Refusal::new(ErrorCode::InvalidRequest, e.to_string())))?;
-    let delegate = delegate_grant(entry, &name)
-        .map_err(|description| named(Refusal::new(ErrorCode::AccessDenied, description)))?;
+    let (longest, max) = match run.as_ref().map(|runner| runner.grant()) {
+        Some(RunGrant { ttl, max, .. }) => (*ttl, *max),
+        None => delegate_grant(entry, &name)
+            .map(|delegate| (delegate.ttl, delegate.max))
+            .map_err(|description| named(Refusal::new(ErrorCode::AccessDenied, description)))?,
+    };
     let checked = request.rights.check(entry);
     checked.map_err(|e| named(Refusal::new(ErrorCode::InvalidTarget, e.to_string())))?;
-    let longest = agent.cap(delegate.ttl, circumstances.time.now);
+    let longest = agent.cap(longest, circumstances.time.now);
     let ttl = request.ttl.map_or(longest, |requested| requested.min(longest));
     let host_posture = &circumstances.posture;
     let posture = check_posture(host_posture.mode, host_posture).map_err(named)?;
     let act = Act::Delegate { name: name.as_str(), ttl: ttl.as_secs(), boundary: request.boundary.as_str() };
     let allowed = circumstances.allow(&agent, posture, act).map_err(named)?;
-    let (max, DelegationRequest { rights, boundary, .. }) = (delegate.max, request);
-    Ok(DelegationPermit { posture, allowed, name, rights, ttl, boundary, max, agent })
+    let DelegationRequest { rights, boundary, .. } = request;
+    let by_parent = agent.delegation().and_then(|delegation| delegation.run_by);
+    let run_by = run.map(|runner| runner.uid()).or(by_parent);
+    Ok(DelegationPermit { posture, allowed, name, rights, ttl, boundary, max, run_by, agent })
 }
 
 fn delegate_grant<'a>(entry: &'a AgentEntry, name: &AgentName) -> Result<&'a DelegateGrant, String> {

@@ -1,4 +1,5 @@
-//! Sub-agents: an agent delegates a cgroup below its own, with a part of its rights.
+//! Sub-agents: an agent delegates a cgroup below its own, with a part of its rights, or a user whom the agent's `[run]`
+//! permits does.
 
 use std::sync::Arc;
 
@@ -7,14 +8,14 @@ use super::identity_service::IdentityService;
 use super::rejection::Rejection;
 use super::request_metrics::RequestKind;
 use super::requests::{self, CheckedDelegateRequest};
-use crate::agents::{AuthenticatedAgent, Delegation, MAX_SPIFFE_ID_LEN};
+use crate::agents::{AuthenticatedAgent, Candidates, Delegation, Delegator, MAX_SPIFFE_ID_LEN, NotRunner};
 use crate::delegation::{self, DelegatedCgroup, NewDelegation, OwnCgroups, PlacementError};
 use crate::peer::{Boundary, Cgroup, CgroupError, Peer, PeerLookup};
 use crate::policy::{self, DelegationPermit, DelegationRequest, ErrorCode};
 use crate::wire::delegate::DelegateRequest;
 
 impl IdentityService {
-    /// Makes the processes of a cgroup a sub-agent of the caller's agent.
+    /// Makes the processes of a cgroup a sub-agent of the caller's agent, or of one for which the caller may start commands.
     ///
     /// # Errors
     /// A recorded refusal, also where `request` is an error.
@@ -43,23 +44,69 @@ impl IdentityService {
         self.measured(RequestKind::Delegation, decision).await
     }
 
+    /// The agent that the caller is, or for which it may start commands. A process that is the agent needs no `[run]`.
+    async fn identify_delegator(
+        &self,
+        peer: &Peer,
+        request: Result<CheckedDelegateRequest, InvalidRequest>,
+    ) -> Result<(Delegator, CheckedDelegateRequest), Rejection> {
+        let Ok(request @ CheckedDelegateRequest { agent: Some(_), .. }) = request else {
+            let identified = self.identify_for(peer, request, |checked| checked.agent.as_deref()).await?;
+            return Ok((Delegator::Agent(identified.0), identified.1));
+        };
+        let mut rejection = match self.identify(peer, request.agent.as_deref()).await {
+            Ok(agent) => return Ok((Delegator::Agent(agent), request)),
+            Err(rejection) => rejection,
+        };
+        // One that was refused for its rate or may be the agent later is not asked for anything else.
+        let name = request.agent.as_deref().unwrap_or_default();
+        if rejection.refusal.code != ErrorCode::InvalidClient {
+            return Err(rejection);
+        }
+        match self.deps.agents.runner(peer, name) {
+            // The comparison before has counted against the rate of its uid.
+            Ok(runner) => Ok((Delegator::Runner(runner), request)),
+            Err(NotRunner::Refused) => {
+                // The same whether there is such an agent or not.
+                let more =
+                    format!(", and no [run] permits uid {} to start commands for agent \"{name}\"", peer.uid);
+                rejection.refusal.description += &more;
+                Err(rejection)
+            }
+            Err(NotRunner::Unknown) => Err(Rejection::new(
+                ErrorCode::TemporarilyUnavailable,
+                "whether this user may start commands for the agent is not known yet; try again",
+                peer,
+            )),
+        }
+    }
+
     async fn decide_delegation(
         &self,
         lookup: PeerLookup,
         request: Result<CheckedDelegateRequest, InvalidRequest>,
     ) -> Result<DelegatedCgroup, Rejection> {
         let peer = self.require_peer(lookup)?;
-        let (agent, request) = self.identify_for(&peer, request, |checked| checked.agent.as_deref()).await?;
+        let (delegator, request) = self.identify_delegator(&peer, request).await?;
+        let agent = match &delegator {
+            Delegator::Agent(agent) => agent.clone(),
+            Delegator::Runner(runner) => runner.agent().clone(),
+        };
         let refuse = |code, text: String| Rejection::new(code, text, &peer).with_agent(&agent);
         let CheckedDelegateRequest { name, cgroup, rights, ttl, .. } = request;
-        let cgroup = own_cgroups(&agent, &peer)
+        let runner = matches!(delegator, Delegator::Runner(_)).then(|| self.deps.agents.candidates(&peer));
+        let cgroup = own_cgroups(&agent, &peer, runner.as_ref())
             .path(&cgroup)
             .map_err(delegation::Error::from)
             .and_then(|path| Ok(Cgroup::open(&path)?))
             .map_err(|e| refuse(error_code(&e), e.to_string()))?;
-        let boundary = boundary(&agent, &cgroup, peer.uid);
+        let boundary = match runner {
+            // The user can start another process elsewhere, and that another command.
+            Some(_) => Boundary::Cooperative,
+            None => boundary(&agent, &cgroup, peer.uid),
+        };
         let request = DelegationRequest { name, rights, ttl, boundary };
-        let permit = policy::decide_delegation(agent.clone(), &self.circumstances(), request)?;
+        let permit = policy::decide_delegation(delegator, &self.circumstances(), request)?;
         self.require_clock()
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
         let issuer_state =
@@ -74,7 +121,7 @@ impl IdentityService {
             return Err(refuse(ErrorCode::InvalidRequest, text));
         }
         let delegation = self
-            .create_delegation(&peer, &permit, cgroup)
+            .create_delegation(&peer, &permit, cgroup, runner)
             .await
             .map_err(|e| refuse(error_code(&e), e.to_string()))?;
         // Its end is the end of the sub-agent.
@@ -89,11 +136,12 @@ impl IdentityService {
         peer: &Peer,
         permit: &DelegationPermit,
         cgroup: Cgroup,
+        runner: Option<Candidates>,
     ) -> Result<Arc<Delegation>, delegation::Error> {
         let deps = self.deps.clone();
         let (peer, permit) = (peer.clone(), permit.clone());
         let create = move || {
-            let own = own_cgroups(permit.agent(), &peer);
+            let own = own_cgroups(permit.agent(), &peer, runner.as_ref());
             own.check(&cgroup)?;
             // Those of a cgroup that is delegated again are the sub-agent's.
             let known = deps.agents.registrations().delegations.get(permit.name().as_str()).cloned();
@@ -138,12 +186,18 @@ fn boundary(agent: &AuthenticatedAgent, cgroup: &Cgroup, uid: u32) -> Boundary {
 }
 
 /// The cgroups below which the agent may delegate. `peer` is the process as it connected.
-fn own_cgroups<'a>(agent: &'a AuthenticatedAgent, peer: &'a Peer) -> OwnCgroups<'a> {
+fn own_cgroups<'a>(
+    agent: &'a AuthenticatedAgent,
+    peer: &'a Peer,
+    runner: Option<&'a Candidates>,
+) -> OwnCgroups<'a> {
+    let slice = agent.entry().delegate.as_ref().and_then(|delegate| delegate.slice.as_deref());
     OwnCgroups {
         caller: peer,
         agent: agent.name().as_str(),
         delegation: agent.delegation(),
-        slice: agent.entry().delegate.as_ref().and_then(|delegate| delegate.slice.as_deref()),
+        slice: slice.filter(|_| runner.is_none()),
+        runner,
     }
 }
 

@@ -26,7 +26,8 @@ pub struct DelegateRequest<'a> {
     /// which is also the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl<'a>>,
-    /// The agent to act as; required where the caller matches several agents.
+    /// The agent to act as; required where the caller matches several agents, or is not the agent and its user may start
+    /// commands for it (`[run]`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Cow<'a, str>>,
 }

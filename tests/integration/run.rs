@@ -1,10 +1,11 @@
 //! `hostbadge run`: a command as a sub-agent, in a cgroup of its own.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -412,4 +413,164 @@ fn the_status_of_the_command_is_known_where_the_caller_ignores_its_children() {
         assert_eq!(output.status.code(), Some(3), "{words}: {}", texts(&output).1);
     }
     remove_cgroup(&host, "runner/sub/child");
+}
+
+/// A host with an agent for which nobody may start commands, and the unit of a user whose cgroup is the user's. What is
+/// in `more` is added to the agent's file.
+fn host_of_another_agent(more: &str) -> (Host, Unit) {
+    require_root();
+    let unit = Unit::new("shell").in_unified_hierarchy();
+    for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"] {
+        let dir = PathBuf::from(format!("{mount}/system.slice/{}", unit.name));
+        if dir.join("cgroup.procs").exists() {
+            chown(&dir, Some(NOBODY), None).unwrap();
+            chown(dir.join("cgroup.procs"), Some(NOBODY), None).unwrap();
+        }
+    }
+    let mut host = Host::new();
+    host.agents_file("researcher", &researcher(more));
+    host.start();
+    (host, unit)
+}
+
+fn researcher(more: &str) -> String {
+    format!(
+        "name = \"researcher\"\n[match]\nunit = \"researcher.service\"\n{more}\n[[grant]]\naudience = \"{API}\"\n\
+         scopes = [\"docs.read\", \"docs.write\"]\n"
+    )
+}
+
+/// What `hostbadge run` prints for a user in a unit.
+fn run_as_nobody(host: &Host, unit: &Unit, words: &[&str]) -> (Option<i32>, String, String) {
+    let mut run = command(host, words);
+    Credentials::user(NOBODY).in_unit(unit).apply_to(&mut run);
+    let output = run.current_dir("/").output().unwrap();
+    let (out, err) = texts(&output);
+    (output.status.code(), out, err)
+}
+
+#[test]
+fn a_user_whom_the_file_of_an_agent_names_starts_commands_for_it() {
+    let (host, unit) = host_of_another_agent("[run]\nusers = [\"nobody\"]\nttl = \"10m\"");
+    let file = format!("token={API}");
+    let grant = format!("{API} docs.read");
+    let job = ["--as", "researcher/sub/job", "--file", &file, "--grant", &grant];
+    let script = "cat $HOSTBADGE_RUN_DIR/token; $0 whoami --json";
+    let program = program("hostbadge");
+    let words = [&job[..], &["--", "sh", "-c", script, &program]].concat();
+    let (status, out, err) = run_as_nobody(&host, &unit, &words);
+    assert_eq!(status, Some(0), "{err}");
+    let (token, whoami) = out.split_once('\n').unwrap();
+    let said = jwt(token);
+    assert_eq!(said["client_id"], json!("researcher/sub/job"));
+    assert_eq!(
+        (&said["scope"], &said["hostbadge"]["boundary"]),
+        (&json!("docs.read"), &json!("cooperative"))
+    );
+    assert!(said["sub"].as_str().unwrap().ends_with("/agent/researcher"), "{said}");
+    assert!(said["act"]["sub"].as_str().unwrap().ends_with("/agent/researcher/sub/job"), "{said}");
+    let whoami: Value = serde_json::from_str(whoami).unwrap();
+    assert_eq!(whoami["agent"], json!("researcher/sub/job"), "{whoami}");
+    let lines = host.audit();
+    let delegated = with_event(&lines, "sub-agent-delegated");
+    assert_eq!(
+        (&delegated[0]["agent"], &delegated[0]["peer"]["uid"]),
+        (&json!("researcher"), &json!(NOBODY))
+    );
+    assert!(
+        delegated[0]["detail"].as_str().unwrap().ends_with("started by uid 65534 by [run]"),
+        "{delegated:?}"
+    );
+
+    // The user is not the agent, in that cgroup or any other, and a command starts none for its user.
+    let who = Credentials::user(NOBODY).in_unit(&unit);
+    assert_eq!(who.token(&host).status, 401);
+    let nested = ["--as", "researcher/sub/other", "--", "sh", "-c", "true"];
+    let words = [&["--as", "researcher/sub/outer", "--", program.as_str(), "run"], &nested[..]].concat();
+    let (status, _, err) = run_as_nobody(&host, &unit, &words);
+    assert!(status == Some(1) && err.contains("is not agent \"researcher\""), "{status:?} {err}");
+    // A sub-agent of a command needs [delegate].
+    let inner = ["--as", "researcher/sub/outer2", "--", &program, "run", "--as", "inner", "--", "true"];
+    let (status, _, err) = run_as_nobody(&host, &unit, &inner);
+    assert!(status == Some(1) && err.contains("has no [delegate]"), "{status:?} {err}");
+}
+
+#[test]
+fn who_is_not_named_starts_nothing_for_an_agent() {
+    let (mut host, unit) = host_of_another_agent("[run]\nusers = [\"daemon\"]\ngroups = [\"daemon\"]");
+    let words = ["--as", "researcher/sub/job", "--", "true"];
+    let refused = |host: &Host, words: &[&str]| {
+        let (status, _, err) = run_as_nobody(host, &unit, words);
+        assert!(
+            status == Some(1)
+                && err.contains("no registered agent matches this process, and no [run] permits uid 65534"),
+            "{status:?} {err}"
+        );
+        err.lines().next().unwrap().replace("nobodys", "researcher")
+    };
+    let text = refused(&host, &words);
+    // Whether there is such an agent is not told.
+    assert_eq!(text, refused(&host, &["--as", "nobodys/sub/job", "--", "true"]));
+    // Root may not either: [run] says who may.
+    let output = command(&host, &words).output().unwrap();
+    assert!(texts(&output).1.contains("no registered agent matches"), "{output:?}");
+
+    // A group of the user is enough; what was started ends when the file names others.
+    host.agents_file("researcher", &researcher("[run]\ngroups = [\"nogroup\"]"));
+    assert_eq!(host.admin().post("/v1/agents/reload", &json!({})).status, 200);
+    let script = "echo started; read line; exec $0 whoami";
+    let program = program("hostbadge");
+    let words = ["--as", "researcher/sub/job", "--", "sh", "-c", script, &program];
+    let mut waiting = command(&host, &words);
+    Credentials::user(NOBODY).group(NOBODY).in_unit(&unit).apply_to(&mut waiting);
+    let pipes = waiting.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut waiting = pipes.current_dir("/").spawn().unwrap();
+    read_started(&mut waiting);
+    host.crash();
+    host.start();
+    host.agents_file("researcher", &researcher("[run]\nusers = [\"daemon\"]"));
+    assert_eq!(host.admin().post("/v1/agents/reload", &json!({})).status, 200);
+    waiting.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let output = waiting.wait_with_output().unwrap();
+    let err = texts(&output).1;
+    assert!(output.status.code() == Some(1) && err.contains("its parent may not have it any more"), "{err}");
+}
+
+#[test]
+fn no_more_commands_run_for_an_agent_than_its_file_says() {
+    let (mut host, unit) = host_of_another_agent("[run]\nusers = [\"nobody\"]\nmax = 1\n[delegate]\nmax = 1");
+    let words = ["--as", "researcher/sub/one", "--", "sh", "-c", "echo started; exec sleep 60"];
+    let mut first = command(&host, &words);
+    Credentials::user(NOBODY).in_unit(&unit).apply_to(&mut first);
+    let mut first = first.current_dir("/").stdout(Stdio::piped()).spawn().unwrap();
+    read_started(&mut first);
+    let (status, _, err) = run_as_nobody(&host, &unit, &["--as", "researcher/sub/two", "--", "true"]);
+    assert!(status == Some(1) && err.contains("which is its limit ([run] max)"), "{status:?} {err}");
+    kill(Pid::from_raw(first.id().cast_signed()), Signal::SIGTERM).unwrap();
+    first.wait().unwrap();
+
+    // Policies see the process of the user.
+    let policies = host.path("etc/policies");
+    fs::create_dir_all(&policies).unwrap();
+    let policy = "forbid (principal == Agent::\"researcher\", action == Action::\"delegate\", resource) when { \
+                  context.peer.uid == 65534 };\n";
+    fs::write(policies.join("a.cedar"), policy).unwrap();
+    host.reload();
+    let three = ["--as", "researcher/sub/three", "--", "true"];
+    let (status, _, err) = run_as_nobody(&host, &unit, &three);
+    assert!(status == Some(1) && err.contains("forbidden by policy"), "{status:?} {err}");
+    fs::remove_file(policies.join("a.cedar")).unwrap();
+    // A process could be a sub-agent that is not known.
+    host.stop();
+    fs::write(host.path("state/delegations.json"), "torn").unwrap();
+    host.start();
+    let (status, _, err) = run_as_nobody(&host, &unit, &three);
+    assert!(status == Some(4) && err.contains("is not known yet"), "{status:?} {err}");
+}
+
+/// Waits until a command has printed that it has started.
+fn read_started(child: &mut Child) {
+    let mut line = [0; 8];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"started\n");
 }

@@ -11,12 +11,17 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 
 use super::signals;
+use crate::cli::error::CliError;
 use crate::cli::rights_args::RightsArgs;
+
+/// Between the name of an agent and that of its sub-agent.
+const SUB: &str = "/sub/";
 
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// Run the command as the sub-agent NAME of the agent that this process is: a-z 0-9 . _ -. Without it, the command is
-    /// the agent that its own process matches
+    /// Run the command as the sub-agent NAME of the agent that this process is: a-z 0-9 . _ -. AGENT/sub/NAME is one of
+    /// another agent, for which [run] in that agent's file permits this user to start commands. Without the option, the
+    /// command is the agent that its own process matches
     #[arg(long = "as", value_name = "NAME")]
     pub(super) name: Option<String>,
 
@@ -81,6 +86,22 @@ impl RunArgs {
         signals::restore_in(command, self.core_limit.unwrap_or((RLIM_INFINITY, RLIM_INFINITY)));
     }
 
+    /// The sub-agent that the command is to be, by its own name, and the agent whose it is, where the arguments name that.
+    ///
+    /// # Errors
+    /// The arguments name two agents.
+    pub(super) fn sub_agent(&self) -> Result<Option<(&str, Option<&str>)>, CliError> {
+        let Some(name) = &self.name else { return Ok(None) };
+        match (name.rsplit_once(SUB), self.agent.as_deref()) {
+            (None, agent) => Ok(Some((name, agent))),
+            (Some((agent, name)), None) => Ok(Some((name, Some(agent)))),
+            (Some((agent, name)), Some(named)) if agent == named => Ok(Some((name, Some(agent)))),
+            (Some((agent, _)), Some(named)) => Err(CliError::Local(format!(
+                "--as names agent \"{agent}\", and --agent names \"{named}\"; leave one out"
+            ))),
+        }
+    }
+
     /// The arguments of the process in the cgroup of the command: those that matter there.
     pub(super) fn inside(&self) -> Vec<OsString> {
         let mut words = Vec::new();
@@ -133,6 +154,31 @@ fn split(text: &OsString) -> Result<(OsString, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_may_have_that_of_its_agent_before_it() {
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Line {
+            #[command(flatten)]
+            run: RunArgs,
+        }
+        let of = |words: &[&str]| {
+            let words = [&["run"], words, &["--", "true"]].concat();
+            let run = Line::try_parse_from(words).unwrap().run;
+            let found = run.sub_agent().map_err(|e| e.to_string())?;
+            Ok::<_, String>(found.map(|(name, agent)| (name.to_owned(), agent.map(ToOwned::to_owned))))
+        };
+        let some =
+            |name: &str, agent: Option<&str>| Ok(Some((name.to_owned(), agent.map(ToOwned::to_owned))));
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&["--as", "x"]), some("x", None));
+        assert_eq!(of(&["--as", "x", "--agent", "a"]), some("x", Some("a")));
+        assert_eq!(of(&["--as", "a/sub/x"]), some("x", Some("a")));
+        assert_eq!(of(&["--as", "a/sub/b/sub/x"]), some("x", Some("a/sub/b")));
+        assert_eq!(of(&["--as", "a/sub/x", "--agent", "a"]), some("x", Some("a")));
+        assert!(of(&["--as", "a/sub/x", "--agent", "b"]).unwrap_err().contains("leave one out"));
+    }
 
     #[test]
     fn a_token_has_a_place_and_an_audience() {

@@ -33,6 +33,8 @@ struct Plan {
     /// The sub-agent's own name.
     #[serde(rename = "as")]
     name: Option<String>,
+    /// The agent whose sub-agent it is, where the arguments name it.
+    agent: Option<String>,
     place: &'static str,
     rights: Vec<String>,
     removed_variables: Vec<String>,
@@ -72,11 +74,13 @@ fn end_as(status: ExitStatus) -> ExitCode {
 
 fn check(common: &CommonArgs, arguments: &RunArgs) -> Result<ExitCode, CliError> {
     let place = Place::find(arguments.slice.as_deref())?;
+    let sub_agent = arguments.sub_agent()?;
     let environment = Environment::of(std::env::vars_os(), &arguments.keep);
     let texts = |names: &[OsString]| names.iter().map(|name| name.display().to_string()).collect::<Vec<_>>();
     let plan = Plan {
         command: texts(&arguments.command),
-        name: arguments.name.clone(),
+        name: sub_agent.map(|(name, _)| name.to_owned()),
+        agent: sub_agent.and_then(|(_, agent)| agent.map(ToOwned::to_owned)),
         place: place.describe(),
         rights: if arguments.name.is_some() { arguments.rights.describe() } else { Vec::new() },
         removed_variables: texts(&environment.removed),
@@ -96,9 +100,14 @@ fn check(common: &CommonArgs, arguments: &RunArgs) -> Result<ExitCode, CliError>
         return print_json(&plan);
     }
     let or_none = |texts: &[String]| if texts.is_empty() { "none".to_owned() } else { texts.join(", ") };
-    let identity = match &plan.name {
-        Some(name) => format!("sub-agent {name} of this process's agent, with {}", or_none(&plan.rights)),
-        None => "the agent that its process matches".to_owned(),
+    let identity = match (&plan.name, &plan.agent) {
+        (Some(name), Some(agent)) => {
+            format!("sub-agent {name} of agent {agent}, with {}", or_none(&plan.rights))
+        }
+        (Some(name), None) => {
+            format!("sub-agent {name} of this process's agent, with {}", or_none(&plan.rights))
+        }
+        (None, _) => "the agent that its process matches".to_owned(),
     };
     print_line(format_args!("command:            {}", plan.command.join(" ")))?;
     print_line(format_args!("runs as:            {identity}"))?;

@@ -33,6 +33,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the command in a cgroup of its own, and returns how it ended.
 pub(super) async fn run(common: &CommonArgs, arguments: &RunArgs) -> Result<ExitStatus, CliError> {
+    arguments.sub_agent()?;
     let mut signals = Signals::listen().map_err(CliError::local)?;
     let mut place = Place::find(arguments.slice.as_deref())?;
     let dir = PrivateDir::create()?;
@@ -116,16 +117,16 @@ async fn converse(
     let mut lines = BufReader::new(reader).lines();
     writer.write_all(format!("{WHERE}\n").as_bytes()).await.map_err(CliError::local)?;
     let Some(cgroup) = lines.next_line().await.map_err(CliError::local)? else { return Ok(None) };
-    let Some(name) = &arguments.name else {
+    let Some((name, agent)) = arguments.sub_agent()? else {
         writer.write_all(format!("{GO}\n").as_bytes()).await.map_err(CliError::local)?;
         return lines.next_line().await.map_err(CliError::local);
     };
     let request = DelegateRequest {
-        name: name.as_str().into(),
+        name: name.into(),
         cgroup: cgroup.into(),
         grants: arguments.rights.grants(),
         ttl: arguments.rights.ttl(),
-        agent: arguments.agent.as_deref().map(Into::into),
+        agent: agent.map(Into::into),
     };
     let expires_at = delegate(common, &request).await?;
     writer.write_all(format!("{GO}\n").as_bytes()).await.map_err(CliError::local)?;
