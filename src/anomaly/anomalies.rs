@@ -12,6 +12,7 @@ use super::file::{self, AnomalyFile};
 use super::observation::{Act, Observation, name_digest};
 use super::profile::{Context, Finding, Profile};
 use super::report::ProfileReport;
+use super::shared_key::KnownKeys;
 use super::{CLOCK_REST, CLOCK_STEP, MAX_AGENTS, MAX_ALERTS, MAX_WAITING};
 use crate::clock::{BootTime, Clock, Timestamp, Zone};
 use crate::config::AnomalyRule;
@@ -47,6 +48,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     profiles: HashMap<Arc<str>, Profile>,
+    keys: KnownKeys,
     /// The latest observation of any agent.
     last: Option<(Timestamp, BootTime)>,
     /// When the clock was set.
@@ -89,9 +91,10 @@ impl Anomalies {
         let is_canary = self.is_canary(seen);
         let mut state = lock(&self.0.state);
         let is_clock_resting = state.follow_clock(seen.time, seen.boot);
+        let shared_key = state.find_shared_key(seen);
         let context = Context { zone: &self.0.zone, learn: self.0.learn, is_clock_resting, is_canary };
         let profile = state.profile(seen.agent, seen.time);
-        for finding in profile.observe(seen, context) {
+        for finding in profile.observe(seen, context).into_iter().chain(shared_key) {
             self.send(profile, finding, (seen.agent, seen.tenant), (seen.time, seen.boot));
         }
     }
@@ -254,6 +257,15 @@ impl State {
             self.forget_agents();
         }
         self.profiles.entry(agent.into()).or_insert_with(|| Profile::new(now))
+    }
+
+    /// Whether the agent used a key that another invocation has used.
+    fn find_shared_key(&mut self, seen: &Observation<'_>) -> Option<Finding> {
+        let Act::Identity(Some(used)) = seen.act else { return None };
+        let first = self.keys.observe(seen.agent, used)?;
+        let by = if *first == *seen.agent { "it".to_owned() } else { format!("agent \"{first}\"") };
+        let text = format!("its certificate request has a key that {by} used in another invocation before");
+        Some((AnomalyRule::SharedKey, text))
     }
 
     /// Forgets the half of the agents that was seen longest ago.

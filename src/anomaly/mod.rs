@@ -20,6 +20,7 @@ mod observation;
 mod profile;
 mod rate;
 mod report;
+mod shared_key;
 #[cfg(test)]
 mod simulation;
 mod unused_tokens;
@@ -29,7 +30,7 @@ use std::time::Duration;
 pub use alert::{Alert, StoredAlert};
 pub use anomalies::{Anomalies, CanaryLookup};
 pub use file::AnomalyFile;
-pub use observation::{Act, Executable, Observation};
+pub use observation::{Act, Executable, KeyUse, Observation};
 pub use report::ProfileReport;
 
 /// Agents that have a profile; those that were seen longest ago are forgotten first. More than a host can register.

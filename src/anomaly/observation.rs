@@ -37,6 +37,15 @@ pub struct Executable<'a> {
     pub file: [u8; 8],
 }
 
+/// A key that the agent has, in a certificate request.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyUse<'a> {
+    /// A digest of the public key.
+    pub key: u64,
+    /// The invocation of the process.
+    pub invocation: &'a str,
+}
+
 /// What was decided.
 #[derive(Clone, Copy, Debug)]
 pub enum Act<'a> {
@@ -53,8 +62,8 @@ pub enum Act<'a> {
     },
     /// A JWT-SVID was issued, for these audiences, separated by spaces. It is not introspected.
     JwtSvid(&'a str),
-    /// A certificate or WIT-SVID was issued.
-    Identity,
+    /// A certificate or WIT-SVID was issued, for this key if the agent has it.
+    Identity(Option<KeyUse<'a>>),
     /// The value of a credential was released.
     Credential(&'a str),
     /// Requests were refused.
@@ -71,7 +80,7 @@ pub enum Act<'a> {
 impl Act<'_> {
     /// Whether the agent got something.
     pub(super) fn is_use(&self) -> bool {
-        matches!(self, Act::Token { .. } | Act::JwtSvid(_) | Act::Identity | Act::Credential(_))
+        matches!(self, Act::Token { .. } | Act::JwtSvid(_) | Act::Identity(_) | Act::Credential(_))
     }
 }
 

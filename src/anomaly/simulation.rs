@@ -1,4 +1,4 @@
-//! Simulates a month of ten agents with 20 planted anomalies. All are found, with at most one false alert for each
+//! Simulates a month of ten agents with 22 planted anomalies. All are found, with at most one false alert for each
 //! agent. `HOSTBADGE_SIMULATION_SEED` sets the first of several seeds.
 
 use std::path::Path;
@@ -125,7 +125,7 @@ impl Agent {
     }
 }
 
-/// The 20 anomalies: four of `hours`, of which an agent has at most two, and two of each other rule.
+/// The 22 anomalies: four of `hours`, of which an agent has at most two, and two of each other rule.
 fn plant(agents: &mut [Agent], random: &mut Random) {
     let rules = [
         AnomalyRule::Refresh,
@@ -137,6 +137,7 @@ fn plant(agents: &mut [Agent], random: &mut Random) {
         AnomalyRule::Refusals,
         AnomalyRule::UnusedTokens,
         AnomalyRule::Lifetime,
+        AnomalyRule::SharedKey,
         AnomalyRule::Canary,
     ];
     for rule in rules.into_iter().chain(rules) {
@@ -231,6 +232,12 @@ impl Month {
         }
         if begins(agent, AnomalyRule::Refusals) {
             (0..30).for_each(|_| self.observe(agent, Act::Refused { credential: None, count: 1 }));
+        }
+        if begins(agent, AnomalyRule::SharedKey) {
+            let key = u64::from(agent.name.as_bytes()[6]);
+            for invocation in ["first", "second"] {
+                self.observe(agent, Act::Identity(Some(KeyUse { key, invocation })));
+            }
         }
         if begins(agent, AnomalyRule::Canary) {
             self.observe(agent, Act::Refused { credential: Some("canary"), count: 1 });

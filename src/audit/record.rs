@@ -91,6 +91,9 @@ pub(super) struct Record<'a> {
     /// How many refusals of the agent's own it stands for.
     #[serde(skip)]
     own_refusals: u64,
+    /// A digest of the key that the agent has, in a certificate.
+    #[serde(skip)]
+    supplied_key: Option<u64>,
     /// The agent that got something, as it was registered then.
     #[serde(skip)]
     subject: Option<&'a AuthenticatedAgent>,
@@ -119,6 +122,8 @@ pub(super) struct Noted<'a> {
     pub(super) own_refusals: u64,
     /// The calling process.
     pub(super) peer: &'a Peer,
+    /// A digest of the key that the agent has, in a certificate.
+    pub(super) supplied_key: Option<u64>,
     /// The agent that got something.
     pub(super) subject: Option<&'a AuthenticatedAgent>,
 }
@@ -183,6 +188,7 @@ impl<'a> Record<'a> {
             policy: None,
             peer: None,
             own_refusals: 0,
+            supplied_key: None,
             subject: None,
             request: correlation::current(),
         }
@@ -244,6 +250,7 @@ impl<'a> Record<'a> {
             reason: self.reason,
             own_refusals: self.own_refusals,
             peer: self.peer?,
+            supplied_key: self.supplied_key,
             subject: self.subject,
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::event::Event;
 use super::record::Noted;
-use crate::anomaly::{Act, Anomalies, Executable, Observation};
+use crate::anomaly::{Act, Anomalies, Executable, KeyUse, Observation};
 use crate::clock::BACKDATE;
 use crate::issue::Introspection;
 use crate::peer::Peer;
@@ -68,7 +68,7 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
                 is_longest: is_longest(noted, lifetime),
             }
         }
-        Event::CertificateIssued | Event::WitSvidIssued => Act::Identity,
+        Event::CertificateIssued | Event::WitSvidIssued => Act::Identity(key_use(noted)),
         Event::CredentialReleased => Act::Credential(noted.credential.unwrap_or_default()),
         Event::ProofIssued if let Some(credential) = noted.credential => Act::Credential(credential),
         Event::ApprovalRequested | Event::RequestRefused => {
@@ -76,6 +76,11 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
         }
         _ => Act::Other,
     }
+}
+
+/// The key that the agent has, and the invocation in which it uses it.
+fn key_use<'a>(noted: &Noted<'a>) -> Option<KeyUse<'a>> {
+    Some(KeyUse { key: noted.supplied_key?, invocation: noted.peer.invocation.as_deref()? })
 }
 
 /// Whether an access token has the lifetime of its grant.

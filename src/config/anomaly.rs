@@ -108,6 +108,7 @@ rules! {
     Refusals refusals Alert "Many requests of the agent are refused.",
     UnusedTokens unused_tokens Alert "Tokens that relying parties introspected before are not seen used any more.",
     Lifetime lifetime Alert "The longest lifetime is asked each time, by an agent that asked for shorter ones.",
+    SharedKey shared_key Alert "A key in a certificate request was used in another invocation before.",
     Canary canary Suspend "A canary credential is asked for.",
 }
 

@@ -172,6 +172,7 @@ impl CertificateIssuer {
         let spiffe_id = host.spiffe_id(permit.agent().entry());
         // Before a key is generated, so that a caller beyond its quota costs no more than a lookup.
         self.check_quota(&permit, host, now)?;
+        let supplied_key = params.key.as_ref().map(SubjectKey::short_digest);
         let (subject_key, key) = match params.key {
             Some(subject_key) => (subject_key, None),
             None => generate_key()
@@ -189,7 +190,7 @@ impl CertificateIssuer {
         let chain = std::iter::once(certificate).chain(active.intermediates.iter().cloned()).collect();
         let serial = HEXLOWER.encode(&leaf.serial);
         let issued = IssuedLeaf { issued_at: now, serial, record: leaf, chain, key };
-        Ok(IssuedX509Svid { permit, spiffe_id, issued, shared: false })
+        Ok(IssuedX509Svid { permit, spiffe_id, issued, supplied_key, shared: false })
     }
 
     /// Checks that the agent can have one more unexpired certificate, before the caller computes anything for
@@ -225,7 +226,7 @@ impl CertificateIssuer {
     ) -> Result<IssuedX509Svid, Refusal> {
         let spiffe_id = host.spiffe_id(permit.agent().entry());
         if let Some(issued) = self.shared_svid(&spiffe_id, permit.agent().match_tag(), now) {
-            return Ok(IssuedX509Svid { permit, spiffe_id, issued, shared: true });
+            return Ok(IssuedX509Svid { permit, spiffe_id, issued, supplied_key: None, shared: true });
         }
         self.issue(permit, host, CertificateParams::default(), now)
     }

@@ -15,6 +15,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use x509_cert::request::CertReqInfo;
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
+use crate::digest::sha256;
 use crate::verify::x509::{ec_public_key, key_id, p256_spki, split_signed};
 
 /// Characters of a CSR in base64. A CSR for an RSA key of 4096 bits has about 1,700.
@@ -87,6 +88,12 @@ impl SubjectKey {
             BASE64.decode(text.as_bytes()).map_err(|_| CsrError::Base64)?
         };
         SubjectKey::from_der(&der)
+    }
+
+    /// The first 64 bits of a digest of the public key.
+    pub(super) fn short_digest(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = sha256(&self.spki);
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 
     fn from_der(request: &[u8]) -> Result<SubjectKey, CsrError> {

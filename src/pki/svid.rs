@@ -11,6 +11,8 @@ pub struct IssuedX509Svid {
     pub(super) permit: IdentityPermit,
     pub(super) spiffe_id: String,
     pub(super) issued: IssuedLeaf,
+    /// A digest of the key, where the caller has it.
+    pub(super) supplied_key: Option<u64>,
     /// Whether earlier callers have received the same certificate.
     pub(super) shared: bool,
 }
@@ -57,6 +59,11 @@ impl IssuedX509Svid {
     /// DER certificates, the leaf first, without the root.
     pub fn chain(&self) -> &[Vec<u8>] {
         &self.issued.chain
+    }
+
+    /// A digest of the public key that the caller supplied in a CSR.
+    pub fn supplied_key(&self) -> Option<u64> {
+        self.supplied_key
     }
 
     /// The private key, PKCS#8 (RFC 5958) in DER; `None` if the caller supplied a CSR.

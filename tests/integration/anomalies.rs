@@ -5,7 +5,9 @@ use std::io::Read;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use crate::common::{API, Host, until, until_true};
+use crate::certificates::{P256, csr};
+use crate::common::callers::{Credentials, Unit};
+use crate::common::{API, Host, require_root, until, until_true};
 use serde_json::{Value, json};
 
 /// A host on which every process of uid 0 is the agent `a`, with this in its file.
@@ -249,4 +251,39 @@ fn refusals_because_an_agent_is_drained_or_the_host_frozen_suspend_nobody() {
     let rules: Vec<&Value> = listed["alerts"].as_array().unwrap().iter().map(|one| &one["rule"]).collect();
     assert_eq!(rules, ["canary"], "{listed}");
     assert_eq!(listed["suspended"][0]["rule"], "canary", "{listed}");
+}
+
+#[test]
+fn a_key_that_is_used_in_two_invocations_is_an_alert() {
+    require_root();
+    let mut unit = Unit::new("keyed");
+    let mut host = Host::new();
+    host.agents_file("keyed", &format!("name = \"keyed\"\n[match]\nunit = {:?}\n", unit.name));
+    host.start();
+    let dir = tempfile::tempdir().unwrap();
+    let request = |name: &str| {
+        let csr = csr(dir.path(), &P256, &[]);
+        let file = dir.path().join(name);
+        fs::write(&file, json!({ "csr": csr }).to_string()).unwrap();
+        format!("@{}", file.display())
+    };
+    let (kept, other) = (request("kept"), request("other"));
+    let certify = |unit: &Unit, body: &str| {
+        let words = ["-H", "Content-Type: application/json", "-d", body];
+        let answer = Credentials::root().in_unit(unit).curl(&host, "/v1/certificate", &words);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    certify(&unit, &kept);
+    certify(&unit, &kept);
+    unit.set_invocation_id("0123456789abcdef0123456789abcde1");
+    certify(&unit, &other);
+    assert_eq!(anomalies(&host)["alerts"], json!([]));
+    certify(&unit, &kept);
+    until_true("the alert is recorded", || !records(&host, "anomaly-detected").is_empty());
+    let found = &records(&host, "anomaly-detected")[0];
+    assert_eq!((&found["rule"], &found["agent"]), (&json!("shared_key"), &json!("keyed")));
+    assert!(
+        found["detail"].as_str().unwrap().contains("a key that it used in another invocation"),
+        "{found}"
+    );
 }

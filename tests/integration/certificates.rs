@@ -117,7 +117,7 @@ fn refused(host: &Host, csr: &str) -> String {
 }
 
 /// A PEM request by openssl for a new key.
-fn csr(dir: &Path, key: &[&str], more: &[&str]) -> String {
+pub fn csr(dir: &Path, key: &[&str], more: &[&str]) -> String {
     let (file, request) = (dir.join("own.pem"), dir.join("csr.pem"));
     run(Command::new("openssl").arg("genpkey").args(key).arg("-out").arg(&file));
     let mut req = Command::new("openssl");
@@ -126,7 +126,7 @@ fn csr(dir: &Path, key: &[&str], more: &[&str]) -> String {
     fs::read_to_string(request).unwrap()
 }
 
-const P256: [&str; 4] = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+pub const P256: [&str; 4] = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
 
 #[track_caller]
 fn run(command: &mut Command) -> String {

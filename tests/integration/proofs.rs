@@ -1,7 +1,7 @@
 //! Tokens that are bound to a key or a certificate, and proofs for one HTTP request.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
@@ -589,8 +589,32 @@ fn a_resource_server_with_oauth4webapi_accepts_proofs_and_refuses_forgeries() {
 
 #[test]
 fn http_message_signatures_verifies_a_signature_and_refuses_another_request() {
-    let host = host();
     let python = python_with("http-signatures", &["http-message-signatures==3.0.0"]);
+    verifies_a_signature_and_refuses_another_request(|| {
+        let mut command = Command::new(&python);
+        command.arg(client("http_signature.py"));
+        command
+    });
+}
+
+#[test]
+fn http_message_sig_verifies_a_signature_and_refuses_another_request() {
+    let libraries = node_with("http-message-sig", &["http-message-sig@0.3.0"]);
+    verifies_a_signature_and_refuses_another_request(|| {
+        let mut command = Command::new("node");
+        command.env("LIBRARIES", &libraries).arg(client("http_signature.mjs"));
+        command
+    });
+}
+
+fn client(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file)
+}
+
+/// `verifier` reads a message on its standard input.
+#[track_caller]
+fn verifies_a_signature_and_refuses_another_request(verifier: impl Fn() -> Command) {
+    let host = host();
     let url = format!("{ITEMS}/7?draft=true");
     let body = "{\"name\":\"seven\"}";
     let request = json!({
@@ -602,9 +626,7 @@ fn http_message_signatures_verifies_a_signature_and_refuses_another_request() {
     let jwk = claims(&wit)["cnf"]["jwk"].clone();
     assert_eq!(Some(thumbprint(&jwk).as_str()), answer.json()["jkt"].as_str());
     let verify = |message: Value| {
-        let mut command = Command::new(&python);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/http_signature.py"));
-        let output = output_with(&mut command, message.to_string().as_bytes());
+        let output = output_with(&mut verifier(), message.to_string().as_bytes());
         match output.status.success() {
             true => Ok(serde_json::from_slice::<Value>(&output.stdout).unwrap()),
             false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),

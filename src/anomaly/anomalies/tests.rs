@@ -56,14 +56,14 @@ fn a_removed_executable_goes_on_and_a_file_that_is_only_named_so_is_another() {
     let clock = Clock::manual(NOW);
     let (anomalies, mut alerts) = new(&clock);
     for _ in 0..8 {
-        observe(&anomalies, Act::Identity);
+        observe(&anomalies, Act::Identity(None));
         clock.advance(DAY);
     }
     // Removing the name changed the ctime, and so the version.
-    observe_program(&anomalies, Act::Identity, ("/usr/bin/agent (deleted)", 2, 1));
-    observe(&anomalies, Act::Identity);
+    observe_program(&anomalies, Act::Identity(None), ("/usr/bin/agent (deleted)", 2, 1));
+    observe(&anomalies, Act::Identity(None));
     assert!(alerts.try_recv().is_err());
-    observe_program(&anomalies, Act::Identity, ("/usr/bin/agent (deleted)", 3, 3));
+    observe_program(&anomalies, Act::Identity(None), ("/usr/bin/agent (deleted)", 3, 3));
     let alert = alerts.try_recv().unwrap();
     assert_eq!(alert.rule, AnomalyRule::Executable);
     assert_eq!(alert.detail, "its executable /usr/bin/agent (deleted) is another one than before");
@@ -73,9 +73,9 @@ fn a_removed_executable_goes_on_and_a_file_that_is_only_named_so_is_another() {
     let restarted = Anomalies::new(clock.clone(), Zone::utc(), DAY * 7);
     let mut alerts = restarted.take_receiver().unwrap();
     restarted.restore(AnomalyFile::read(dir.path()).unwrap());
-    observe_program(&restarted, Act::Identity, ("/usr/bin/agent (deleted)", 4, 1));
+    observe_program(&restarted, Act::Identity(None), ("/usr/bin/agent (deleted)", 4, 1));
     assert!(alerts.try_recv().is_err());
-    observe_program(&restarted, Act::Identity, ("/usr/bin/other (deleted)", 4, 1));
+    observe_program(&restarted, Act::Identity(None), ("/usr/bin/other (deleted)", 4, 1));
     assert_eq!(alerts.try_recv().unwrap().rule, AnomalyRule::Executable);
 }
 
@@ -132,7 +132,7 @@ fn what_was_learnt_is_stored_and_agents_are_bounded() {
             boot,
             agent: &agent,
             tenant: None,
-            act: Act::Identity,
+            act: Act::Identity(None),
             exe: None,
             stated_hours: None,
         };
