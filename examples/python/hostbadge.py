@@ -51,14 +51,16 @@ class Client:
         """This process, as the daemon identifies it."""
         return self._call("GET", "/v1/whoami")
 
-    def token(self, audience, scope=None, bind=None):
-        """The token response for an audience (RFC 6749 section 5.1), from the cache for half of its lifetime."""
-        key = (audience, scope, bind)
+    def token(self, audience, scope=None, bind=None, certificate=None):
+        """The token response for an audience (RFC 6749 section 5.1), from the cache for half of its lifetime. With `bind` of
+        "mtls", `certificate` is the agent's own, in PEM."""
+        key = (audience, scope, bind, certificate)
         with self._lock:
             token, renew_at = self._tokens.get(key, (None, 0))
             if time.monotonic() < renew_at:
                 return token
-            token = self._post("/v1/token", audience=audience, scope=scope, bind=bind)
+            request = {"audience": audience, "scope": scope, "bind": bind, "certificate": certificate}
+            token = self._post("/v1/token", **request)
             self._tokens[key] = (token, time.monotonic() + token["expires_in"] / 2)
             return token
 

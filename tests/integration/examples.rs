@@ -1,10 +1,13 @@
 //! The files of `examples/`, each on a real daemon.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
-use crate::common::{API, Host};
+use crate::common::callers::{Credentials, Unit};
+use crate::common::processes::Running;
+use crate::common::{API, Host, program, require_root, until_true};
 
 #[path = "../../examples/rust/hostbadge.rs"]
 mod rust_client;
@@ -229,4 +232,124 @@ fn the_client_and_the_middleware_of_go_work() {
     fs::write(dir.join("go.mod"), module).unwrap();
     let printed = run(&host, Command::new("go").current_dir(&dir).args(["run", "."]));
     assert_eq!(printed, "a\nread true\ntrue 400 invalid_target\n200 401 401\n401 401\n401\n");
+}
+
+/// The units of a data pipeline: two steps with one dataset each, and the server of both.
+struct Pipeline {
+    /// They end before their units.
+    running: Vec<Running>,
+    units: Vec<(&'static str, Unit)>,
+    host: Host,
+    port: String,
+}
+
+const DATASETS: &str = "https://datasets.example.com";
+
+impl Pipeline {
+    fn start() -> Pipeline {
+        require_root();
+        let mut host = Host::new();
+        let units: Vec<_> = ["datasets", "orders", "customers"].map(|name| (name, Unit::new(name))).into();
+        for (name, unit) in &units {
+            let grant = format!("[[grant]]\naudience = \"{DATASETS}/{name}\"\nbind = \"mtls\"\n");
+            let grant = if *name == "datasets" { "" } else { &grant };
+            host.agents_file(name, &format!("name = \"{name}\"\n[match]\nunit = {:?}\n{grant}", unit.name));
+        }
+        host.start();
+        let mut pipeline = Pipeline { host, units, running: Vec::new(), port: String::new() };
+        for name in ["datasets", "orders", "customers"] {
+            let mut watch = pipeline.command(name, &program("hostbadge"));
+            watch.args(["certificate", "--watch"]).arg(pipeline.svid(name)).stdout(Stdio::null());
+            pipeline.running.push(Running::start(watch));
+            until_true("the certificate is there", || pipeline.svid(name).join("cert.pem").exists());
+        }
+        let mut server = pipeline.script("datasets", "dataset_server.py");
+        server.arg(pipeline.svid("datasets")).args(["0", DATASETS, "orders=of 2026", "customers=of 2025"]);
+        let mut server = Running::start({
+            server.stdout(Stdio::piped());
+            server
+        });
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        pipeline.port = line.trim().rsplit_once(' ').unwrap().1.to_owned();
+        pipeline.running.push(server);
+        pipeline
+    }
+
+    /// A program in the unit of an agent.
+    fn command(&self, agent: &str, program: &str) -> Command {
+        let mut command = Command::new(program);
+        let unit = &self.units.iter().find(|(name, _)| *name == agent).unwrap().1;
+        Credentials::root().in_unit(unit).apply_to(&mut command);
+        command.env("HOSTBADGE_SOCKET", self.host.agent_socket());
+        command
+    }
+
+    fn script(&self, agent: &str, file: &str) -> Command {
+        let mut command = self.command(agent, "python3");
+        command.env("PYTHONPATH", directory("python")).arg("-B").arg(directory("pipeline").join(file));
+        command
+    }
+
+    fn svid(&self, agent: &str) -> PathBuf {
+        self.host.path(&format!("{agent}-svid"))
+    }
+
+    fn url(&self, dataset: &str) -> String {
+        format!("https://127.0.0.1:{}/{dataset}", self.port)
+    }
+
+    fn fetch(&self, agent: &str, dataset: &str) -> (bool, String) {
+        let mut fetch = self.script(agent, "fetch_dataset.py");
+        fetch.arg(self.svid(agent)).args([self.url(dataset), format!("{DATASETS}/{dataset}")]);
+        let server =
+            self.command("datasets", &program("hostbadge")).arg("whoami").arg("--json").output().unwrap();
+        let server: serde_json::Value = serde_json::from_slice(&server.stdout).unwrap();
+        said(&fetch.arg(server["spiffe_id"].as_str().unwrap()).output().unwrap())
+    }
+
+    /// A request with a token, on a connection with the certificate of an agent.
+    fn present(&self, token: &str, agent: &str, dataset: &str) -> (bool, String) {
+        let mut curl = Command::new("curl");
+        // The server is not what is tested here, and has a SPIFFE ID and not the name of a host.
+        curl.args(["--silent", "--insecure", "--write-out", "%{http_code}", "--cert"]);
+        curl.arg(self.svid(agent).join("combined.pem"))
+            .args(["--header", &format!("Authorization: Bearer {token}")]);
+        said(&curl.arg(self.url(dataset)).output().unwrap())
+    }
+
+    fn token(&self, agent: &str) -> String {
+        let mut token = self.command(agent, &program("hostbadge"));
+        token.args(["token", &format!("{DATASETS}/{agent}"), "--bind", "mtls", "--certificate"]);
+        said(&token.arg(self.svid(agent).join("cert.pem")).output().unwrap()).1
+    }
+}
+
+fn said(output: &Output) -> (bool, String) {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).trim().to_owned())
+}
+
+#[test]
+fn a_step_of_a_data_pipeline_gets_its_dataset_until_it_is_decommissioned() {
+    let pipeline = Pipeline::start();
+    assert_eq!(pipeline.fetch("orders", "orders"), (true, "of 2026".to_owned()));
+    assert_eq!(pipeline.fetch("customers", "customers"), (true, "of 2025".to_owned()));
+    let (_, refused) = pipeline.fetch("orders", "customers");
+    assert!(refused.contains("no token: invalid_target"), "{refused}");
+
+    // A token is of use for its dataset alone, on a connection with the certificate to which it is bound.
+    let token = pipeline.token("orders");
+    assert_eq!(pipeline.present(&token, "orders", "orders").1, "of 2026200");
+    for (agent, dataset) in [("customers", "orders"), ("orders", "customers")] {
+        let (_, refused) = pipeline.present(&token, agent, dataset);
+        assert!(refused.ends_with("on this connection\n403"), "{agent} {dataset}: {refused}");
+    }
+
+    let offboarded = pipeline.host.hostbadge(&["agent", "offboard", "orders"]);
+    assert!(offboarded.status.success(), "{}", String::from_utf8_lossy(&offboarded.stderr));
+    assert!(pipeline.present(&token, "orders", "orders").1.ends_with("403"));
+    let (_, refused) = pipeline.fetch("orders", "orders");
+    assert!(refused.contains("no token: access_denied"), "{refused}");
+    assert_eq!(pipeline.fetch("customers", "customers"), (true, "of 2025".to_owned()));
 }

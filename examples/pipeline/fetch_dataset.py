@@ -1,0 +1,38 @@
+"""A step of a data pipeline: fetches one dataset over mutual TLS, with a token that is bound to its certificate.
+
+    fetch_dataset.py SVID-DIRECTORY URL AUDIENCE SERVER-ID
+
+`hostbadge certificate --watch SVID-DIRECTORY` renews the certificate of this agent. SERVER-ID is the SPIFFE ID of the server.
+Prints the dataset; exit status 1 and the reason where it is refused.
+"""
+
+import http.client
+import ssl
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import hostbadge
+
+svid, url, audience, server_id = sys.argv[1:]
+files = Path(svid) / "..data"
+context = ssl.create_default_context(cafile=files / "bundle.pem")
+# The server is known by its SPIFFE ID, which is compared below, and not by the name of a host.
+context.check_hostname = False
+context.load_cert_chain(files / "combined.pem")
+try:
+    token = hostbadge.Client().token(audience, bind="mtls", certificate=(files / "cert.pem").read_text())
+except hostbadge.Refused as refused:
+    sys.exit(f"no token: {refused}")
+target = urlsplit(url)
+connection = http.client.HTTPSConnection(target.hostname, target.port, context=context, timeout=30)
+connection.connect()
+names = connection.sock.getpeercert()["subjectAltName"]
+if names != (("URI", server_id),):
+    sys.exit(f"the server is another one: {names}")
+connection.request("GET", target.path, headers={"Authorization": f"Bearer {token['access_token']}"})
+response = connection.getresponse()
+body = response.read(1 << 20).decode()
+if response.status != 200:
+    sys.exit(f"{response.status}: {body.strip()}")
+print(body)
