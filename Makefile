@@ -103,7 +103,7 @@ test-packages: check-packages ## check the packages, and that a second clean bui
 test-vm: deps deb rpm ## test the packages on Debian in virtual machines with a TPM, systemd and journald (as root)
 	@scripts/install-packages qemu-system-x86 qemu-utils swtpm swtpm-tools mmdebstrap e2fsprogs
 	@tests/vm/run $(VM) $(TARGET)/package/hostbadge_*.deb $(wildcard $(TARGET)/package/hostbadge-before.deb) \
-		$(TARGET)/package/hostbadge-*.rpm docs/guide/*.md
+		$(TARGET)/package/hostbadge-*.rpm docs/guide/*.md examples/pipeline/*.py examples/python/hostbadge.py
 
 deb-before: deps ## build the package of an older COMMIT, from which test-vm upgrades
 	@scripts/package-before $(COMMIT)

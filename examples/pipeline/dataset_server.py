@@ -22,7 +22,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def setup(self):
         # In the thread of the connection, with the certificate of this moment: it is renewed.
-        files = self.server.svid / "..data"
+        files = (self.server.svid / "..data").resolve()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files / "bundle.pem")
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_cert_chain(files / "combined.pem")

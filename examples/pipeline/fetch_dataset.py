@@ -14,8 +14,11 @@ from urllib.parse import urlsplit
 
 import hostbadge
 
+MAX_DATASET = 64 << 20  # bytes
+
 svid, url, audience, server_id = sys.argv[1:]
-files = Path(svid) / "..data"
+# One directory for all reads: a renewal replaces the link to it, and not its files.
+files = (Path(svid) / "..data").resolve()
 context = ssl.create_default_context(cafile=files / "bundle.pem")
 # The server is known by its SPIFFE ID, which is compared below, and not by the name of a host.
 context.check_hostname = False
@@ -32,7 +35,9 @@ if names != (("URI", server_id),):
     sys.exit(f"the server is another one: {names}")
 connection.request("GET", target.path, headers={"Authorization": f"Bearer {token['access_token']}"})
 response = connection.getresponse()
-body = response.read(1 << 20).decode()
+body = response.read(MAX_DATASET + 1)
 if response.status != 200:
-    sys.exit(f"{response.status}: {body.strip()}")
-print(body)
+    sys.exit(f"{response.status}: {body.decode(errors='replace').strip()}")
+if len(body) > MAX_DATASET:
+    sys.exit(f"the dataset has more than {MAX_DATASET} bytes")
+sys.stdout.buffer.write(body + b"\n")

@@ -56,9 +56,10 @@ class Client:
         "mtls", `certificate` is the agent's own, in PEM."""
         key = (audience, scope, bind, certificate)
         with self._lock:
-            token, renew_at = self._tokens.get(key, (None, 0))
-            if time.monotonic() < renew_at:
-                return token
+            now = time.monotonic()
+            self._tokens = {name: kept for name, kept in self._tokens.items() if now < kept[1]}
+            if key in self._tokens:
+                return self._tokens[key][0]
             request = {"audience": audience, "scope": scope, "bind": bind, "certificate": certificate}
             token = self._post("/v1/token", **request)
             self._tokens[key] = (token, time.monotonic() + token["expires_in"] / 2)

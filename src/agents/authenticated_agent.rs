@@ -65,6 +65,11 @@ impl AuthenticatedAgent {
         self.attested.as_deref()
     }
 
+    /// Whether the process is not the agent, and a user's whom the agent's `[run]` permits.
+    pub fn is_runner(&self) -> bool {
+        self.is_runner
+    }
+
     /// Of a sub-agent, its delegation.
     pub fn delegation(&self) -> Option<&Delegation> {
         self.delegation.as_deref()

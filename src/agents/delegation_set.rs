@@ -55,8 +55,8 @@ impl DelegationSet {
         set
     }
 
-    /// The delegations are not known, for this reason. Agents that may have sub-agents are not identified, since a
-    /// process could be one of their sub-agents.
+    /// The delegations are not known, for this reason. Agents with `[delegate]` are not identified, since a process
+    /// could be one of their sub-agents, and no agents if a file has `[run]`: a command of a user could be any of that user's.
     pub fn unknown(reason: &str) -> DelegationSet {
         DelegationSet { unknown: Some(reason.into()), ..DelegationSet::default() }
     }

@@ -40,12 +40,12 @@ impl Candidates {
         self.compared.possible.iter().any(|candidate| !candidate.entry.selectors.needs_content())
     }
 
-    /// An agent that the peer is or may be, and `other` is not and cannot be.
+    /// An agent that the peer is or may be, and `other` is not for certain.
     pub fn beyond(&self, other: &Candidates) -> Option<&str> {
-        let is_of_other =
-            |name: &AgentName| other.compared.possible.iter().any(|one| one.entry.name == *name);
+        let certain = other.compared.possible.iter().filter(|one| !one.entry.selectors.needs_content());
+        let of_other: Vec<&AgentName> = certain.map(|one| &one.entry.name).collect();
         let mut names = self.compared.possible.iter().map(|one| &one.entry.name);
-        names.find(|name| !is_of_other(name)).map(AgentName::as_str)
+        names.find(|name| !of_other.contains(name)).map(AgentName::as_str)
     }
 
     /// An agent that the peer is or may be, if the peer is not certainly `agent` as well.

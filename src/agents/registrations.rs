@@ -5,10 +5,12 @@ use std::sync::{Arc, Weak};
 use crate::names::NameTable;
 
 use super::agent_set::AgentSet;
+use super::delegation::Delegation;
 use super::delegation_set::{DelegationSet, SubAgents};
 use super::entry::AgentEntry;
 use super::index::AgentIndex;
 use super::match_tag::MatchTag;
+use super::run_grant::RunGrant;
 use super::selectors::{Selectors, TagCheck};
 
 /// The active agents and the numbers of their users and groups, at one moment. What is derived from both is
@@ -60,6 +62,14 @@ impl Registrations {
     /// Whether what was issued to `entry` under `tag` was issued to processes that match it now.
     pub fn check_tag(&self, entry: &AgentEntry, tag: MatchTag) -> TagCheck {
         entry.selectors.check_tag(tag, &self.names)
+    }
+
+    /// Whether `[run]` of the registered agent still has the users and groups by which the command was started. Without
+    /// agents it is not known, and they get nothing.
+    pub fn permits_run(&self, delegation: &Delegation) -> bool {
+        let root = self.agents.get(delegation.agent.root());
+        let is_same = |run: &RunGrant| run.tag() == delegation.root_tag;
+        !self.agents.is_loaded() || root.and_then(|root| root.run.as_ref()).is_some_and(is_same)
     }
 
     /// The tag of what is issued to sub-agents, which have no conditions.

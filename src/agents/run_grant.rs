@@ -1,5 +1,6 @@
 //! The table `[run]`: which users may start commands as sub-agents of an agent.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,9 +26,9 @@ const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 /// Permission to start commands as sub-agents of an agent without being it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunGrant {
-    /// Names of the users who may.
+    /// Names of the users who may, in alphabetical order.
     pub users: Vec<String>,
-    /// Names of the groups whose members may.
+    /// Names of the groups whose members may, in alphabetical order.
     pub groups: Vec<String>,
     /// How many commands of all these users may run at once, with their sub-agents: at most 256, by default 16.
     pub max: u32,
@@ -40,7 +41,7 @@ pub struct RunGrant {
 pub(super) enum RunCheck {
     Permitted,
     Refused,
-    /// The number of a user or group is not known, or the process is in more groups than are read.
+    /// The number of a user or group is not known.
     Unknown,
 }
 
@@ -86,7 +87,8 @@ impl RawRun {
                     faults.push(source.diagnostic(name.span(), message));
                 }
             }
-            raw.into_iter().map(Spanned::into_inner).collect()
+            let names: BTreeSet<String> = raw.into_iter().map(Spanned::into_inner).collect();
+            names.into_iter().collect()
         };
         let (users, groups) = (names(self.users, "a user"), names(self.groups, "a group"));
         let max = match self.max {
@@ -109,9 +111,10 @@ impl RawRun {
 }
 
 impl RunGrant {
-    /// Whether a process may start commands, by its effective user and its groups.
+    /// Whether a process may start commands, by its effective user and its groups. Groups beyond those that the daemon reads
+    /// do not count.
     pub(super) fn check(&self, peer: &PeerInfo, names: &NameTable) -> RunCheck {
-        let mut is_unknown = !self.groups.is_empty() && peer.has_too_many_groups();
+        let mut is_unknown = false;
         let mut is_met = |resolution: Resolution, holds: &dyn Fn(u32) -> bool| match resolution {
             Resolution::Number(number) => holds(number),
             Resolution::Missing => false,
@@ -129,7 +132,7 @@ impl RunGrant {
     }
 
     /// Distinguishes the users and groups under which commands were started: what one started ends when they change.
-    pub(super) fn tag(&self) -> MatchTag {
+    pub(crate) fn tag(&self) -> MatchTag {
         MatchTag::new([
             ("run users", Some(self.users.join("\n"))),
             ("run groups", Some(self.groups.join("\n"))),
@@ -173,7 +176,7 @@ mod tests {
         assert!(one.is_within(&more) && !more.is_within(&one) && more.is_within(&more));
         assert_ne!(one.tag(), more.tag());
         assert_eq!(one.tag(), run_grant("users = [\"alice\"]\nmax = 1\n").unwrap().tag());
-        let names = [Name::User("bob".into()), Name::User("alice".into()), Name::Group("x".into())];
+        let names = [Name::User("alice".into()), Name::User("bob".into()), Name::Group("x".into())];
         assert_eq!(more.names().collect::<Vec<_>>(), names);
     }
 

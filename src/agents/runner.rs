@@ -63,13 +63,15 @@ impl AgentRegistry {
         if peer.container.is_some() || registrations.delegations.of_peer(peer).is_some() {
             return Err(NotRunner::Refused);
         }
-        let entry = registrations.agents.get(name).ok_or(NotRunner::Refused)?;
-        let grant = entry.run.as_ref().ok_or(NotRunner::Refused)?;
-        match grant.check(peer, registrations.names()) {
-            RunCheck::Permitted => {}
-            RunCheck::Refused => return Err(NotRunner::Refused),
-            RunCheck::Unknown => return Err(NotRunner::Unknown),
-        }
+        let check = |grant: &RunGrant| grant.check(peer, registrations.names());
+        let entry = registrations.agents.get(name);
+        let grant = entry.and_then(|entry| Some((entry, entry.run.as_ref()?)));
+        let Some((entry, grant)) = grant.filter(|(_, grant)| check(grant) == RunCheck::Permitted) else {
+            // The same for every name, so that nobody learns which agents have such a table.
+            let mut grants = registrations.agents.iter().filter_map(|entry| entry.run.as_ref());
+            let is_unknown = grants.any(|grant| check(grant) == RunCheck::Unknown);
+            return Err(if is_unknown { NotRunner::Unknown } else { NotRunner::Refused });
+        };
         let exe_sha256 = peer.known_exe_sha256(self.digest_cache());
         let agent = AuthenticatedAgent {
             entry: entry.clone(),

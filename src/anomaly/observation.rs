@@ -37,7 +37,7 @@ pub struct Executable<'a> {
     pub file: [u8; 8],
 }
 
-/// A key that the agent has, in a certificate request.
+/// The key of a certificate.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyUse<'a> {
     /// A digest of the public key.
@@ -62,7 +62,7 @@ pub enum Act<'a> {
     },
     /// A JWT-SVID was issued, for these audiences, separated by spaces. It is not introspected.
     JwtSvid(&'a str),
-    /// A certificate or WIT-SVID was issued, for this key if the agent has it.
+    /// A certificate or WIT-SVID was issued, for this key if it is one of the agent's own.
     Identity(Option<KeyUse<'a>>),
     /// The value of a credential was released.
     Credential(&'a str),

@@ -91,9 +91,9 @@ pub(super) struct Record<'a> {
     /// How many refusals of the agent's own it stands for.
     #[serde(skip)]
     own_refusals: u64,
-    /// A digest of the key that the agent has, in a certificate.
+    /// A digest of the public key of a certificate.
     #[serde(skip)]
-    supplied_key: Option<u64>,
+    key_digest: Option<u64>,
     /// The agent that got something, as it was registered then.
     #[serde(skip)]
     subject: Option<&'a AuthenticatedAgent>,
@@ -122,8 +122,8 @@ pub(super) struct Noted<'a> {
     pub(super) own_refusals: u64,
     /// The calling process.
     pub(super) peer: &'a Peer,
-    /// A digest of the key that the agent has, in a certificate.
-    pub(super) supplied_key: Option<u64>,
+    /// A digest of the public key of a certificate.
+    pub(super) key_digest: Option<u64>,
     /// The agent that got something.
     pub(super) subject: Option<&'a AuthenticatedAgent>,
 }
@@ -188,7 +188,7 @@ impl<'a> Record<'a> {
             policy: None,
             peer: None,
             own_refusals: 0,
-            supplied_key: None,
+            key_digest: None,
             subject: None,
             request: correlation::current(),
         }
@@ -241,7 +241,8 @@ impl<'a> Record<'a> {
             time: self.time,
             event: self.event,
             // What a sub-agent does is what the registered agent above it does: its sub-agents are many, and live short.
-            agent: self.agent.map(|agent| root_agent(agent.whole())),
+            // What a user does who starts a command for it is not.
+            agent: self.agent.filter(|_| !self.is_of_runner()).map(|agent| root_agent(agent.whole())),
             audience: self.audience.map(|audience| audience.whole()),
             tenant: self.tenant.map(|tenant| tenant.whole()),
             credential: self.credential.map(|credential| credential.whole()),
@@ -250,9 +251,13 @@ impl<'a> Record<'a> {
             reason: self.reason,
             own_refusals: self.own_refusals,
             peer: self.peer?,
-            supplied_key: self.supplied_key,
+            key_digest: self.key_digest,
             subject: self.subject,
         })
+    }
+
+    fn is_of_runner(&self) -> bool {
+        self.subject.is_some_and(AuthenticatedAgent::is_runner)
     }
 
     /// Whether the record states the policies by which it was decided.

@@ -78,9 +78,9 @@ fn act<'a>(noted: &Noted<'a>) -> Act<'a> {
     }
 }
 
-/// The key that the agent has, and the invocation in which it uses it.
+/// The key of a certificate, and the invocation in which the agent has it.
 fn key_use<'a>(noted: &Noted<'a>) -> Option<KeyUse<'a>> {
-    Some(KeyUse { key: noted.supplied_key?, invocation: noted.peer.invocation.as_deref()? })
+    Some(KeyUse { key: noted.key_digest?, invocation: noted.peer.invocation.as_deref()? })
 }
 
 /// Whether an access token has the lifetime of its grant.

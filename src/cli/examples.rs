@@ -40,7 +40,7 @@ pub(super) const RUN: &str = "Examples:
   hostbadge run --as fetch --file token=https://api.example.com -- ./fetch.py
   hostbadge run --as fetch --grant \"https://api.example.com docs.read\" -- ./fetch.py
   hostbadge run --as fetch --env API_TOKEN=https://api.example.com -- ./fetch.py
-  hostbadge run --as researcher/sub/alice --file token=https://api.example.com -- ./report.py
+  hostbadge run --as researcher/sub/run-alice --file token=https://api.example.com -- ./report.py
   hostbadge run --check --as fetch --keep GIT_TOKEN -- ./fetch.py";
 
 pub(super) const ATTEST: &str = "Examples:

@@ -114,8 +114,9 @@ impl DelegatedCgroup {
                 if rights.is_empty() { "no rights".to_owned() } else { rights.join(", ") }
             }
         };
-        let started = run_by.map(|uid| format!(", started by uid {uid} by [run]")).unwrap_or_default();
-        format!("{agent} in {}, boundary {}, with {rights}{started}", cgroup.path(), boundary.as_str())
+        // Before what can be long, since a record has the beginning of its text.
+        let started = run_by.map(|uid| format!(" started by uid {uid} by [run],")).unwrap_or_default();
+        format!("{agent}{started} in {}, boundary {}, with {rights}", cgroup.path(), boundary.as_str())
     }
 
     /// Returns the SPIFFE ID of the sub-agent.

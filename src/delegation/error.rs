@@ -53,6 +53,9 @@ pub enum PlacementError {
     /// The process is in no cgroup that could have one of its own below it.
     #[error("this process is in no unit, container or scope; name the cgroup from the root of the hierarchy")]
     NoOwn,
+    /// A user names a cgroup that is not the user's.
+    #[error("{0} is not a cgroup of this user")]
+    NotOwned(String),
     /// The cgroup is elsewhere.
     #[error(
         "{cgroup} is not below {own}, the cgroup of this agent; with Delegate=yes, a unit can make cgroups below its \

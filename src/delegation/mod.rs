@@ -3,8 +3,8 @@
 //! [`Delegations`] has all of them. Those in force are part of the agents' registrations, so that a process in a
 //! delegated cgroup is identified as the sub-agent and as nothing else. A delegation that has ended stays as long as
 //! its cgroup exists, because the processes in it would be the parent otherwise; for the same reason, a delegation is
-//! stored in `delegations.json` before it is in force, and if that file cannot be read, agents that may have sub-agents
-//! are not identified.
+//! stored in `delegations.json` before it is in force, and if that file cannot be read, agents with `[delegate]` are
+//! not identified, and no agents if a file has `[run]`.
 //!
 //! [`OwnCgroups`] says which cgroups an agent may name.
 

@@ -54,6 +54,11 @@ impl OwnCgroups<'_> {
         if path.ends_with(".slice") {
             return Err(PlacementError::Slice(path.to_owned()));
         }
+        // In a unit or session of several users, the cgroups below it are of whoever made them.
+        let uid = self.caller.uid;
+        if self.runner.is_some() && uid != 0 && cgroup.owner() != Some(uid) {
+            return Err(PlacementError::NotOwned(path.to_owned()));
+        }
         let is_below = |above: &str| path != above && is_at_or_below(path, above);
         let own = self.own();
         if own.is_some_and(is_below) {
@@ -61,7 +66,6 @@ impl OwnCgroups<'_> {
         }
         // A sub-agent has no more than its own cgroup.
         if self.delegation.is_none() {
-            let uid = self.caller.uid;
             let manager = format!("/user.slice/user-{uid}.slice/user@{uid}.service");
             let slice = self.slice.and_then(slice_path);
             // Root of the host can put any process anywhere.

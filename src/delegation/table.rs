@@ -55,8 +55,8 @@ pub struct EndedDelegation {
 }
 
 impl Delegations {
-    /// Those that `delegations.json` has, which are in force when this returns. If the file cannot be read, agents that
-    /// may have sub-agents are not identified. Blocking.
+    /// Those that `delegations.json` has, which are in force when this returns. If the file cannot be read, agents with
+    /// `[delegate]` are not identified, and no agents if a file has `[run]`. Blocking.
     pub fn open(state_dir: &Path, agents: AgentRegistry, now: Timestamp, boot_time: BootTime) -> Delegations {
         let table = match DelegationsFile::read(state_dir) {
             Ok(held) => {
@@ -76,7 +76,10 @@ impl Delegations {
                     "{reason}. End all processes of sub-agents, which would be their parents otherwise, then remove the \
                      file and restart hostbadged"
                 );
-                tracing::error!("agents with [delegate] are not identified: {unknown}");
+                tracing::error!(
+                    "which cgroups are delegated is not known, so agents with [delegate] are not identified, and no agent while a \
+                     file has [run]: {unknown}"
+                );
                 Table { unknown: Some(unknown), ..Table::default() }
             }
         };
@@ -147,7 +150,13 @@ impl Delegations {
 
     /// Ends the delegations whose time is over or whose cgroups were removed.
     pub fn end_due(&self, boot_time: BootTime) {
+        let registrations = self.0.agents.registrations();
         self.end(|held| {
+            if held.delegation.delegation.run_by.is_some()
+                && !registrations.permits_run(&held.delegation.delegation)
+            {
+                return Some("[run] of the agent has other users or groups than when it was started".into());
+            }
             if held.ends_at <= boot_time {
                 return Some("its time is over".into());
             }
@@ -305,7 +314,10 @@ impl Table {
             let is_same_agent = delegation.agent == new.agent && ended.is_none();
             if delegation.cgroup == new.cgroup {
                 match ended {
-                    None if is_same_agent => known = Some(at),
+                    // Not what another user has started.
+                    None if is_same_agent && (delegation.uid, delegation.run_by) == (new.uid, new.run_by) => {
+                        known = Some(at);
+                    }
                     None => return Err(overlap(new, delegation).into()),
                     Some(_) => {
                         return Err(PlacementError::Ended { agent: delegation.agent.to_string() }.into());

@@ -206,6 +206,40 @@ fn cgroups_that_overlap_and_names_in_use_are_refused() {
 }
 
 #[test]
+fn a_command_of_a_user_is_replaced_by_that_user_alone_and_ends_when_the_table_changes() {
+    if !is_root() {
+        return;
+    }
+    let (world, root) = (World::new(), TestCgroup::new("run"));
+    let write = |users: &str| {
+        let file = world.dir.path().join("agents.d/a.toml");
+        let text = format!("name = \"a\"\n[match]\nuser = 0\n[run]\nusers = {users}\n");
+        fs::write(file, text).unwrap();
+        world.agents.reload(MayBeEmpty::default()).unwrap();
+    };
+    write("[\"alice\", \"bob\"]");
+    let tag = world.agents.registrations().find("a").unwrap().run.as_ref().unwrap().tag();
+    root.make("x");
+    let start = |uid| {
+        let command = world.new_delegation("a/sub/run-x", root.open("x"));
+        let command = NewDelegation { run_by: Some(uid), uid: Some(uid), root_tag: tag, ..command };
+        world.delegations.create(command, NOW, world.boot)
+    };
+    start(1).unwrap();
+    let error = start(2).unwrap_err().to_string();
+    assert!(error.contains("overlaps the cgroup of sub-agent \"a/sub/run-x\""), "{error}");
+    start(1).unwrap();
+    write("[\"bob\", \"alice\"]");
+    world.delegations.end_due(world.boot);
+    assert!(world.is_active("a/sub/run-x") && world.ended().is_empty());
+    write("[\"bob\"]");
+    assert!(!world.is_active("a/sub/run-x"), "at once");
+    world.delegations.end_due(world.boot);
+    let reason = "[run] of the agent has other users or groups than when it was started";
+    assert_eq!(world.ended(), [("a/sub/run-x".into(), reason.into())]);
+}
+
+#[test]
 fn a_cgroup_that_was_made_again_is_not_delegated() {
     if !is_root() {
         return;

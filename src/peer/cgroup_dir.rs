@@ -120,6 +120,12 @@ impl Cgroup {
         is_at_or_below(path, &self.path)
     }
 
+    /// The user to whom its directory belongs; `None` if it was removed.
+    pub fn owner(&self) -> Option<u32> {
+        let metadata = fs::symlink_metadata(dir_of(unified_mount()?, &self.path)).ok()?;
+        (metadata.ino() == self.id).then(|| metadata.uid())
+    }
+
     /// The processes in it and in the cgroups below it.
     ///
     /// # Errors

@@ -172,13 +172,13 @@ impl CertificateIssuer {
         let spiffe_id = host.spiffe_id(permit.agent().entry());
         // Before a key is generated, so that a caller beyond its quota costs no more than a lookup.
         self.check_quota(&permit, host, now)?;
-        let supplied_key = params.key.as_ref().map(SubjectKey::short_digest);
         let (subject_key, key) = match params.key {
             Some(subject_key) => (subject_key, None),
             None => generate_key()
                 .map(|(subject_key, key)| (subject_key, Some(Bytes::from_owner(key))))
                 .map_err(internal_error)?,
         };
+        let key_digest = subject_key.short_digest();
         let ttl = params.ttl.map_or(self.0.ttl, |ttl| ttl.min(self.0.ttl));
         let ttl = permit.agent().cap(ttl, now);
         let (certificate, leaf) =
@@ -190,7 +190,7 @@ impl CertificateIssuer {
         let chain = std::iter::once(certificate).chain(active.intermediates.iter().cloned()).collect();
         let serial = HEXLOWER.encode(&leaf.serial);
         let issued = IssuedLeaf { issued_at: now, serial, record: leaf, chain, key };
-        Ok(IssuedX509Svid { permit, spiffe_id, issued, supplied_key, shared: false })
+        Ok(IssuedX509Svid { permit, spiffe_id, issued, key_digest: Some(key_digest), shared: false })
     }
 
     /// Checks that the agent can have one more unexpired certificate, before the caller computes anything for
@@ -226,7 +226,7 @@ impl CertificateIssuer {
     ) -> Result<IssuedX509Svid, Refusal> {
         let spiffe_id = host.spiffe_id(permit.agent().entry());
         if let Some(issued) = self.shared_svid(&spiffe_id, permit.agent().match_tag(), now) {
-            return Ok(IssuedX509Svid { permit, spiffe_id, issued, supplied_key: None, shared: true });
+            return Ok(IssuedX509Svid { permit, spiffe_id, issued, key_digest: None, shared: true });
         }
         self.issue(permit, host, CertificateParams::default(), now)
     }

@@ -11,8 +11,8 @@ pub struct IssuedX509Svid {
     pub(super) permit: IdentityPermit,
     pub(super) spiffe_id: String,
     pub(super) issued: IssuedLeaf,
-    /// A digest of the key, where the caller has it.
-    pub(super) supplied_key: Option<u64>,
+    /// A digest of the public key; `None` if earlier callers have received it.
+    pub(super) key_digest: Option<u64>,
     /// Whether earlier callers have received the same certificate.
     pub(super) shared: bool,
 }
@@ -61,9 +61,9 @@ impl IssuedX509Svid {
         &self.issued.chain
     }
 
-    /// A digest of the public key that the caller supplied in a CSR.
-    pub fn supplied_key(&self) -> Option<u64> {
-        self.supplied_key
+    /// A digest of the public key; `None` if the certificate is one that earlier callers have received.
+    pub fn key_digest(&self) -> Option<u64> {
+        self.key_digest
     }
 
     /// The private key, PKCS#8 (RFC 5958) in DER; `None` if the caller supplied a CSR.

@@ -13,6 +13,9 @@ use super::circumstances::{Circumstances, check_draining};
 use super::decision::check_posture;
 use super::refusal::{ErrorCode, Refusal};
 
+/// How the own names of commands begin that users start for an agent.
+const RUN_PREFIX: &str = "run-";
+
 /// A request for a sub-agent: well-formed, but not yet decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DelegationRequest {
@@ -108,11 +111,18 @@ pub fn decide_delegation(
     check_draining(entry).map_err(named)?;
     let name = entry.name.of_sub_agent(&request.name);
     let name = name.map_err(|e| named(Refusal::new(ErrorCode::InvalidRequest, e.to_string())))?;
+    check_prefix(&request.name, run.is_some(), entry)
+        .map_err(|description| named(Refusal::new(ErrorCode::InvalidRequest, description)))?;
+    let by_parent = agent.delegation().and_then(|delegation| delegation.run_by);
     let (longest, max) = match run.as_ref().map(|runner| runner.grant()) {
         Some(RunGrant { ttl, max, .. }) => (*ttl, *max),
-        None => delegate_grant(entry, &name)
-            .map(|delegate| (delegate.ttl, delegate.max))
-            .map_err(|description| named(Refusal::new(ErrorCode::AccessDenied, description)))?,
+        None => {
+            let delegate = delegate_grant(entry, &name)
+                .map_err(|description| named(Refusal::new(ErrorCode::AccessDenied, description)))?;
+            // What a command has below it takes a place of a command.
+            let of_run = entry.root().run.as_ref().filter(|_| by_parent.is_some());
+            (delegate.ttl, of_run.map_or(delegate.max, |run| run.max))
+        }
     };
     let checked = request.rights.check(entry);
     checked.map_err(|e| named(Refusal::new(ErrorCode::InvalidTarget, e.to_string())))?;
@@ -123,9 +133,24 @@ pub fn decide_delegation(
     let act = Act::Delegate { name: name.as_str(), ttl: ttl.as_secs(), boundary: request.boundary.as_str() };
     let allowed = circumstances.allow(&agent, posture, act).map_err(named)?;
     let DelegationRequest { rights, boundary, .. } = request;
-    let by_parent = agent.delegation().and_then(|delegation| delegation.run_by);
     let run_by = run.map(|runner| runner.uid()).or(by_parent);
     Ok(DelegationPermit { posture, allowed, name, rights, ttl, boundary, max, run_by, agent })
+}
+
+/// Checks that the own name of a command that a user starts for a registered agent has the prefix, and those of the
+/// agent's own sub-agents do not: no user takes a name that the agent uses.
+fn check_prefix(name: &str, is_run: bool, parent: &AgentEntry) -> Result<(), String> {
+    if parent.parent.is_some() || name.starts_with(RUN_PREFIX) == is_run {
+        return Ok(());
+    }
+    Err(match is_run {
+        true => format!(
+            "the name of a command that a user starts begins with {RUN_PREFIX}, as {RUN_PREFIX}{name}"
+        ),
+        false => {
+            format!("a name that begins with {RUN_PREFIX} is that of a command that a user starts by [run]")
+        }
+    })
 }
 
 fn delegate_grant<'a>(entry: &'a AgentEntry, name: &AgentName) -> Result<&'a DelegateGrant, String> {

@@ -11,7 +11,7 @@ use crate::policy::{ErrorCode, RateLimitKey, Refusal, TooManyTokens};
 
 /// `Retry-After` for a caller that cannot be identified yet: failed lookups of users and groups are repeated
 /// after this time, and an administrator may have corrected the agents' files.
-const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
+pub(super) const UNKNOWN_RETRY: Duration = Duration::from_secs(5);
 
 impl IdentityService {
     /// Every agent that the caller matches, in alphabetical order of their names: the first is its default

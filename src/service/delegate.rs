@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::authenticate::UNKNOWN_RETRY;
 use super::error::{InvalidRequest, RequestResult};
 use super::identity_service::IdentityService;
 use super::rejection::Rejection;
@@ -73,11 +74,12 @@ impl IdentityService {
                 rejection.refusal.description += &more;
                 Err(rejection)
             }
-            Err(NotRunner::Unknown) => Err(Rejection::new(
-                ErrorCode::TemporarilyUnavailable,
-                "whether this user may start commands for the agent is not known yet; try again",
-                peer,
-            )),
+            Err(NotRunner::Unknown) => {
+                let text = "whether this user may start commands for the agent is not known yet; try again";
+                let mut rejection = Rejection::new(ErrorCode::TemporarilyUnavailable, text, peer);
+                rejection.refusal.retry_after = Some(UNKNOWN_RETRY);
+                Err(rejection)
+            }
         }
     }
 
@@ -88,6 +90,18 @@ impl IdentityService {
     ) -> Result<DelegatedCgroup, Rejection> {
         let peer = self.require_peer(lookup)?;
         let (delegator, request) = self.identify_delegator(&peer, request).await?;
+        let is_runner = matches!(delegator, Delegator::Runner(_));
+        let decided = self.decide_identified(peer, delegator, request).await;
+        // What a user is refused is not the agent's own request: no rule for anomalies and no rate of it counts that.
+        decided.map_err(|rejection| if is_runner { rejection.without_agent() } else { rejection })
+    }
+
+    async fn decide_identified(
+        &self,
+        peer: Peer,
+        delegator: Delegator,
+        request: CheckedDelegateRequest,
+    ) -> Result<DelegatedCgroup, Rejection> {
         let agent = match &delegator {
             Delegator::Agent(agent) => agent.clone(),
             Delegator::Runner(runner) => runner.agent().clone(),
@@ -100,11 +114,7 @@ impl IdentityService {
             .map_err(delegation::Error::from)
             .and_then(|path| Ok(Cgroup::open(&path)?))
             .map_err(|e| refuse(error_code(&e), e.to_string()))?;
-        let boundary = match runner {
-            // The user can start another process elsewhere, and that another command.
-            Some(_) => Boundary::Cooperative,
-            None => boundary(&agent, &cgroup, peer.uid),
-        };
+        let boundary = boundary(&agent, &cgroup, peer.uid);
         let request = DelegationRequest { name, rights, ttl, boundary };
         let permit = policy::decide_delegation(delegator, &self.circumstances(), request)?;
         self.require_clock()
@@ -124,8 +134,8 @@ impl IdentityService {
             .create_delegation(&peer, &permit, cgroup, runner)
             .await
             .map_err(|e| refuse(error_code(&e), e.to_string()))?;
-        // Its end is the end of the sub-agent.
-        self.watch_invocation(&agent, delegation.expires);
+        // Its end is the end of the sub-agent. What the process gets for itself is noticed when it gets it.
+        self.deps.invocations.issued(agent.peer(), permit.name(), delegation.expires);
         self.ensure_still_permitted(&permit, &delegation).await?;
         Ok(DelegatedCgroup::new(permit, delegation, spiffe_id))
     }
@@ -177,9 +187,11 @@ impl IdentityService {
 
 /// What keeps the processes in the cgroup. It does not keep them from being their parent where that is any process of the
 /// user: cron, a login or the user's service manager starts one elsewhere for them.
+/// Nor where users may start commands for the agent: one of them can have a process started that starts another one.
 fn boundary(agent: &AuthenticatedAgent, cgroup: &Cgroup, uid: u32) -> Boundary {
-    let selectors = &agent.entry().root().selectors;
-    match selectors.unit.is_some() || selectors.container.is_some() {
+    let root = agent.entry().root();
+    let is_of_unit = root.selectors.unit.is_some() || root.selectors.container.is_some();
+    match is_of_unit && root.run.is_none() {
         true => cgroup.boundary(uid),
         false => Boundary::Cooperative,
     }

@@ -57,6 +57,14 @@ impl Rejection {
     }
 }
 
+impl Rejection {
+    /// The same of a caller that is no agent.
+    pub(super) fn without_agent(mut self) -> Rejection {
+        self.refusal.agent = None;
+        self
+    }
+}
+
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Rejection {
         Rejection { refusal, recording: Recording::Own }

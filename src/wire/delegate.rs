@@ -13,7 +13,8 @@ use crate::clock::Timestamp;
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelegateRequest<'a> {
-    /// The sub-agent's own name: `a-z 0-9 . _ -`, beginning with a letter or digit.
+    /// The sub-agent's own name: `a-z 0-9 . _ -`, beginning with a letter or digit; with `run-` where a user starts it by
+    /// `[run]`, and only there.
     #[serde(borrow)]
     pub name: Cow<'a, str>,
     /// The cgroup whose processes are the sub-agent: its path in the unified hierarchy, or below the agent's own cgroup
@@ -22,8 +23,8 @@ pub struct DelegateRequest<'a> {
     /// What of the agent's rights the sub-agent has: at most 128. All of them if absent, none if empty.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grants: Option<Vec<DelegatedGrant<'a>>>,
-    /// How long the sub-agent exists, unless it is delegated again. It can shorten `ttl` in the agent's `[delegate]`,
-    /// which is also the default.
+    /// How long the sub-agent exists, unless it is delegated again. It can shorten `ttl` in the agent's `[delegate]`
+    /// or `[run]`, which is also the default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl<'a>>,
     /// The agent to act as; required where the caller matches several agents, or is not the agent and its user may start

@@ -454,7 +454,7 @@ fn a_user_whom_the_file_of_an_agent_names_starts_commands_for_it() {
     let (host, unit) = host_of_another_agent("[run]\nusers = [\"nobody\"]\nttl = \"10m\"");
     let file = format!("token={API}");
     let grant = format!("{API} docs.read");
-    let job = ["--as", "researcher/sub/job", "--file", &file, "--grant", &grant];
+    let job = ["--as", "researcher/sub/run-job", "--file", &file, "--grant", &grant];
     let script = "cat $HOSTBADGE_RUN_DIR/token; $0 whoami --json";
     let program = program("hostbadge");
     let words = [&job[..], &["--", "sh", "-c", script, &program]].concat();
@@ -462,15 +462,15 @@ fn a_user_whom_the_file_of_an_agent_names_starts_commands_for_it() {
     assert_eq!(status, Some(0), "{err}");
     let (token, whoami) = out.split_once('\n').unwrap();
     let said = jwt(token);
-    assert_eq!(said["client_id"], json!("researcher/sub/job"));
+    assert_eq!(said["client_id"], json!("researcher/sub/run-job"));
     assert_eq!(
         (&said["scope"], &said["hostbadge"]["boundary"]),
         (&json!("docs.read"), &json!("cooperative"))
     );
     assert!(said["sub"].as_str().unwrap().ends_with("/agent/researcher"), "{said}");
-    assert!(said["act"]["sub"].as_str().unwrap().ends_with("/agent/researcher/sub/job"), "{said}");
+    assert!(said["act"]["sub"].as_str().unwrap().ends_with("/agent/researcher/sub/run-job"), "{said}");
     let whoami: Value = serde_json::from_str(whoami).unwrap();
-    assert_eq!(whoami["agent"], json!("researcher/sub/job"), "{whoami}");
+    assert_eq!(whoami["agent"], json!("researcher/sub/run-job"), "{whoami}");
     let lines = host.audit();
     let delegated = with_event(&lines, "sub-agent-delegated");
     assert_eq!(
@@ -478,19 +478,22 @@ fn a_user_whom_the_file_of_an_agent_names_starts_commands_for_it() {
         (&json!("researcher"), &json!(NOBODY))
     );
     assert!(
-        delegated[0]["detail"].as_str().unwrap().ends_with("started by uid 65534 by [run]"),
+        delegated[0]["detail"].as_str().unwrap().contains("started by uid 65534 by [run]"),
         "{delegated:?}"
     );
 
     // The user is not the agent, in that cgroup or any other, and a command starts none for its user.
     let who = Credentials::user(NOBODY).in_unit(&unit);
     assert_eq!(who.token(&host).status, 401);
-    let nested = ["--as", "researcher/sub/other", "--", "sh", "-c", "true"];
-    let words = [&["--as", "researcher/sub/outer", "--", program.as_str(), "run"], &nested[..]].concat();
+    let nested = ["--as", "researcher/sub/run-other", "--", "sh", "-c", "true"];
+    let words = [&["--as", "researcher/sub/run-outer", "--", program.as_str(), "run"], &nested[..]].concat();
     let (status, _, err) = run_as_nobody(&host, &unit, &words);
     assert!(status == Some(1) && err.contains("is not agent \"researcher\""), "{status:?} {err}");
+    let unprefixed = ["--as", "researcher/sub/other", "--", "true"];
+    let (status, _, err) = run_as_nobody(&host, &unit, &unprefixed);
+    assert!(status == Some(1) && err.contains("begins with run-, as run-other"), "{status:?} {err}");
     // A sub-agent of a command needs [delegate].
-    let inner = ["--as", "researcher/sub/outer2", "--", &program, "run", "--as", "inner", "--", "true"];
+    let inner = ["--as", "researcher/sub/run-outer2", "--", &program, "run", "--as", "inner", "--", "true"];
     let (status, _, err) = run_as_nobody(&host, &unit, &inner);
     assert!(status == Some(1) && err.contains("has no [delegate]"), "{status:?} {err}");
 }
@@ -498,7 +501,7 @@ fn a_user_whom_the_file_of_an_agent_names_starts_commands_for_it() {
 #[test]
 fn who_is_not_named_starts_nothing_for_an_agent() {
     let (mut host, unit) = host_of_another_agent("[run]\nusers = [\"daemon\"]\ngroups = [\"daemon\"]");
-    let words = ["--as", "researcher/sub/job", "--", "true"];
+    let words = ["--as", "researcher/sub/run-job", "--", "true"];
     let refused = |host: &Host, words: &[&str]| {
         let (status, _, err) = run_as_nobody(host, &unit, words);
         assert!(
@@ -510,7 +513,7 @@ fn who_is_not_named_starts_nothing_for_an_agent() {
     };
     let text = refused(&host, &words);
     // Whether there is such an agent is not told.
-    assert_eq!(text, refused(&host, &["--as", "nobodys/sub/job", "--", "true"]));
+    assert_eq!(text, refused(&host, &["--as", "nobodys/sub/run-job", "--", "true"]));
     // Root may not either: [run] says who may.
     let output = command(&host, &words).output().unwrap();
     assert!(texts(&output).1.contains("no registered agent matches"), "{output:?}");
@@ -520,7 +523,7 @@ fn who_is_not_named_starts_nothing_for_an_agent() {
     assert_eq!(host.admin().post("/v1/agents/reload", &json!({})).status, 200);
     let script = "echo started; read line; exec $0 whoami";
     let program = program("hostbadge");
-    let words = ["--as", "researcher/sub/job", "--", "sh", "-c", script, &program];
+    let words = ["--as", "researcher/sub/run-job", "--", "sh", "-c", script, &program];
     let mut waiting = command(&host, &words);
     Credentials::user(NOBODY).group(NOBODY).in_unit(&unit).apply_to(&mut waiting);
     let pipes = waiting.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -537,17 +540,73 @@ fn who_is_not_named_starts_nothing_for_an_agent() {
 }
 
 #[test]
+fn what_a_user_does_is_not_what_the_agent_does() {
+    let more = "[run]\nusers = [\"nobody\"]\n[anomaly]\nrefusals = \"suspend\"\n[delegate]";
+    let (host, unit) = host_of_another_agent(more);
+    let who = Credentials::user(NOBODY).in_unit(&unit);
+    let delegate = |cgroup: &str| {
+        let body = json!({ "agent": "researcher", "name": "run-x", "cgroup": cgroup }).to_string();
+        who.curl(&host, "/v1/delegate", &["-H", "Content-Type: application/json", "-d", &body])
+    };
+    for _ in 0..25 {
+        assert_eq!(delegate("missing").status, 400);
+    }
+    // A cgroup below the user's own that another user has made.
+    let name = format!("/system.slice/{}/of-root", unit.name);
+    let dir =
+        ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(|mount| PathBuf::from(format!("{mount}{name}")));
+    let dir = dir.iter().find(|dir| fs::create_dir(dir).is_ok()).expect("a cgroup");
+    let answer = delegate(&name);
+    assert!(answer.text().contains("is not a cgroup of this user"), "{}", answer.text());
+    chown(dir, Some(NOBODY), None).unwrap();
+    let answer = delegate(&name);
+    assert_eq!(
+        (answer.status, &answer.json()["boundary"]),
+        (200, &json!("cooperative")),
+        "{}",
+        answer.text()
+    );
+    let refused =
+        host.audit().into_iter().filter(|line| line["event"] == "request-refused").collect::<Vec<_>>();
+    assert!(!refused.is_empty() && refused.iter().all(|line| line["agent"].is_null()), "{refused:?}");
+    assert_eq!(host.admin().get("/v1/anomalies").json()["alerts"], json!([]));
+    fs::remove_dir(dir).unwrap();
+}
+
+#[test]
 fn no_more_commands_run_for_an_agent_than_its_file_says() {
     let (mut host, unit) = host_of_another_agent("[run]\nusers = [\"nobody\"]\nmax = 1\n[delegate]\nmax = 1");
-    let words = ["--as", "researcher/sub/one", "--", "sh", "-c", "echo started; exec sleep 60"];
+    let words = ["--as", "researcher/sub/run-one", "--", "sh", "-c", "echo started; exec sleep 60"];
     let mut first = command(&host, &words);
     Credentials::user(NOBODY).in_unit(&unit).apply_to(&mut first);
     let mut first = first.current_dir("/").stdout(Stdio::piped()).spawn().unwrap();
     read_started(&mut first);
-    let (status, _, err) = run_as_nobody(&host, &unit, &["--as", "researcher/sub/two", "--", "true"]);
+    let (status, _, err) = run_as_nobody(&host, &unit, &["--as", "researcher/sub/run-two", "--", "true"]);
     assert!(status == Some(1) && err.contains("which is its limit ([run] max)"), "{status:?} {err}");
     kill(Pid::from_raw(first.id().cast_signed()), Signal::SIGTERM).unwrap();
     first.wait().unwrap();
+
+    // What a command has below it takes a place of a command, and not of what the agent delegates itself.
+    let program = program("hostbadge");
+    let inner = [program.as_str(), "run", "--as", "inner", "--", "true"];
+    let nested = [&["--as", "researcher/sub/run-two", "--"][..], &inner].concat();
+    host.agents_file(
+        "researcher",
+        &researcher("[run]\nusers = [\"nobody\"]\nmax = 1\n[delegate]\ndepth = 2"),
+    );
+    host.reload();
+    let (status, _, err) = run_as_nobody(&host, &unit, &nested);
+    assert!(
+        status == Some(1) && err.contains("has 1 sub-agents, which is its limit ([run] max)"),
+        "{status:?} {err}"
+    );
+    host.agents_file(
+        "researcher",
+        &researcher("[run]\nusers = [\"nobody\"]\nmax = 2\n[delegate]\ndepth = 2\nmax = 1"),
+    );
+    host.reload();
+    let (status, _, err) = run_as_nobody(&host, &unit, &nested);
+    assert_eq!(status, Some(0), "{err}");
 
     // Policies see the process of the user.
     let policies = host.path("etc/policies");
@@ -556,7 +615,7 @@ fn no_more_commands_run_for_an_agent_than_its_file_says() {
                   context.peer.uid == 65534 };\n";
     fs::write(policies.join("a.cedar"), policy).unwrap();
     host.reload();
-    let three = ["--as", "researcher/sub/three", "--", "true"];
+    let three = ["--as", "researcher/sub/run-three", "--", "true"];
     let (status, _, err) = run_as_nobody(&host, &unit, &three);
     assert!(status == Some(1) && err.contains("forbidden by policy"), "{status:?} {err}");
     fs::remove_file(policies.join("a.cedar")).unwrap();

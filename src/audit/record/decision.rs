@@ -40,7 +40,7 @@ impl<'a> Record<'a> {
             serial: Some(name(certificate.serial())),
             fingerprint: certificate.leaf().map(Fingerprint::of),
             exp: Some(certificate.expires().as_secs()),
-            supplied_key: certificate.supplied_key(),
+            key_digest: certificate.key_digest(),
             ..Record::for_agent(
                 Event::CertificateIssued,
                 permit.agent(),

@@ -19,7 +19,7 @@ const SUB: &str = "/sub/";
 
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// Run the command as the sub-agent NAME of the agent that this process is: a-z 0-9 . _ -. AGENT/sub/NAME is one of
+    /// Run the command as the sub-agent NAME of the agent that this process is: a-z 0-9 . _ -. AGENT/sub/run-NAME is one of
     /// another agent, for which [run] in that agent's file permits this user to start commands. Without the option, the
     /// command is the agent that its own process matches
     #[arg(long = "as", value_name = "NAME")]

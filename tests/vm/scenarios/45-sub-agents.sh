@@ -58,7 +58,7 @@ expect "docs.read" jq -r .scope <<<"$claims"
 
 say "The daemon's restart changes nothing, and the parent's end ends both"
 systemctl restart hostbadged.service
-printf 'name = "root"\n[match]\nuser = 0\n[delegate]\n[[grant]]\naudience = "%s"\n' "$audience" >/etc/hostbadge/agents.d/root.toml
+printf 'name = "root"\n[match]\nuser = 0\n[delegate]\ndepth = 2\n[[grant]]\naudience = "%s"\n' "$audience" >/etc/hostbadge/agents.d/root.toml
 show hostbadge agent reload
 introspect() {
     hostbadge introspect --json <"$1" | jq .active
@@ -98,5 +98,27 @@ says "token"
 refused systemd-run --quiet --wait --pipe --collect --unit=researcher.service -p User=researcher \
     hostbadge run --as job -- true
 says "Delegate=yes"
-rm /etc/hostbadge/agents.d/root.toml /etc/hostbadge/agents.d/person.toml
+
+say "A user whom [run] names starts a command for an agent"
+printf '[run]\nusers = ["person"]\n' >>/etc/hostbadge/agents.d/researcher.toml
+rm /etc/hostbadge/agents.d/person.toml
+show hostbadge agent reload
+expect "researcher/sub/run-person" as person hostbadge run --as researcher/sub/run-person -- hostbadge whoami --json
+refused hostbadge run --as researcher/sub/run-other -- true
+says "no [run] permits uid 0"
+refused as games hostbadge run --as researcher/sub/run-other -- true
+
+say "A run inside of a run has a scope beside it"
+expect "root/sub/outer/sub/inner" hostbadge run --as outer -- hostbadge run --as inner -- hostbadge whoami --json
+
+say "The time of a start beside systemd-run (not judged)"
+seconds() {
+    local began=$EPOCHREALTIME
+    for _ in 1 2 3 4 5; do "$@"; done
+    awk "BEGIN { printf \"%.3f s: %s\n\", ($EPOCHREALTIME - $began) / 5, \"$*\" }"
+}
+seconds systemd-run --quiet --scope --collect true
+seconds hostbadge run --quiet -- true
+seconds hostbadge run --quiet --as timed -- true
+rm /etc/hostbadge/agents.d/root.toml
 show hostbadge agent reload
