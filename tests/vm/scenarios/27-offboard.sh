@@ -81,6 +81,7 @@ part_2() {
     rm -r $state && mv /root/latest $state
     systemctl start hostbadged
     wait_for "the issuer" hostbadge key accept
+    show hostbadge credential rm relay --agent keeper
     rm "$agents"/{courier,keeper}.toml
     show hostbadge agent reload --allow-empty
 }
