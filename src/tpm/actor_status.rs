@@ -83,9 +83,13 @@ impl ActorStatus {
         self.lock().ended
     }
 
-    /// Blocks until the thread has ended, at most for the deadline. Returns whether it has.
+    /// Blocks until the thread has ended, at most for the deadline, of which the TPM call in progress has used a part.
+    /// Returns whether it has.
     pub(super) fn wait_until_ended(&self) -> bool {
-        let result = self.changed.wait_timeout_while(self.lock(), self.deadline, |thread| !thread.ended);
+        let thread = self.lock();
+        let used = thread.in_call_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let left = self.deadline.saturating_sub(used);
+        let result = self.changed.wait_timeout_while(thread, left, |thread| !thread.ended);
         result.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 
@@ -248,6 +252,17 @@ mod tests {
         wait_for_state(&mut state, StateKind::Ready);
         watchdog.join().unwrap();
         assert!(status.has_ended() && status.wait_until_ended());
+    }
+
+    #[test]
+    fn a_call_that_has_used_up_its_deadline_is_not_waited_for_again() {
+        let hour = Duration::from_secs(3600);
+        let status = ActorStatus::new(hour);
+        let _in_call = status.begin_call();
+        // The time since the start of this machine may be shorter.
+        let Some(since) = Instant::now().checked_sub(hour) else { return };
+        status.lock().in_call_since = Some(since);
+        assert!(!status.wait_until_ended());
     }
 
     #[test]

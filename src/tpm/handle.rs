@@ -315,8 +315,8 @@ impl Tpm {
 
     /// Ends the thread, which flushes its session and objects. Returns whether it has ended.
     ///
-    /// Blocks until then, at most for the deadline, so it must not be called from an async task. A thread
-    /// that waits for a stalled TPM ends when the TPM responds.
+    /// Blocks until then, at most for the deadline, of which a call in progress has used a part, so it must not be called
+    /// from an async task. A thread that waits for a stalled TPM ends when the TPM responds.
     pub fn shutdown(&self) -> bool {
         self.status.request_stop();
         // This request only wakes the thread; if the queue is full, the thread is awake.
