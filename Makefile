@@ -48,7 +48,7 @@ test: test-deps lint doc ## run lint, doc, unit tests, and integration tests on 
 
 test-clients: test-deps ## test SPIFFE clients, relying parties in Go, Rust, Java and Node, transparency logs, Envoy, OpenBao, moto, oidc-provider, the conformance suite of MCP and the page of a review in Chromium (needs Go 1.25 and Rust 1.89)
 	@scripts/install-packages $(CLIENT_PACKAGES)
-	$(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: proof_servers::oidc proof_servers::mcp
+	RUST_TEST_THREADS=4 $(CARGO) test --locked --test integration -- --ignored workload_clients:: relying_parties:: relying_servers:: audit_clients:: review_page:: sigv4:: examples:: proof_servers::oidc proof_servers::mcp
 
 test-harnesses: test-deps ## test Claude Code, Codex, the OpenAI Agents SDK, LangGraph and CrewAI with a stub of a model (installs 2 GB)
 	@scripts/install-packages $(CLIENT_PACKAGES)
