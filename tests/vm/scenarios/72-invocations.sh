@@ -122,12 +122,12 @@ UNIT
     ends /root/person
 
     say "A hundred starts in a row leave no valid token"
-    mkdir -p /root/tokens
+    mkdir -p /root/burst-tokens
     for n in $(seq 100); do
         systemd-run --quiet --wait --pipe --collect --unit=burst.service -p User=worker \
-            hostbadge token "$audience" >"/root/tokens/$n"
+            hostbadge token "$audience" >"/root/burst-tokens/$n"
     done
-    for n in $(seq 100); do ends "/root/tokens/$n"; done
+    for n in $(seq 100); do ends "/root/burst-tokens/$n"; done
     expect active systemctl is-active hostbadged
 
     say "The daemon is restarted while a unit stops"
