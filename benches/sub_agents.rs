@@ -8,6 +8,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use support::{Client, Host, Journald, measure, median, micros, ratio};
@@ -28,6 +29,8 @@ fn main() {
     fs::write(dir.path().join("etc/agents.d/example.toml"), text).expect("a file");
     let host = Host::start_without_token(dir.path());
     cgroup.enter("main");
+    // The invocation of the agent is that of its cgroup, and ends when no process is left there.
+    let _kept = Kept(Command::new("sleep").arg("3600").spawn().expect("sleep"));
     let path = cgroup.make("sub");
     Client::connect(host.socket()).ask("POST", "/v1/delegate", &request("sub", &path));
 
@@ -60,6 +63,16 @@ fn main() {
 
 fn request(name: &str, cgroup: &str) -> String {
     format!("{{\"name\":\"{name}\",\"cgroup\":\"{cgroup}\",\"ttl\":\"1h\"}}")
+}
+
+/// A process that ends with this value.
+struct Kept(Child);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Cgroups of this benchmark, in systemd's hierarchy too on hybrid hosts.

@@ -40,8 +40,8 @@ enum AgentSocketRole {
     /// Every local process. The handler passes the caller to the service, which identifies it and says what
     /// it found.
     IdentifiedCaller(AgentHandler),
-    /// A process that matches a registered agent. The handler passes the caller to the service, which
-    /// identifies it.
+    /// A process that matches a registered agent, or may start commands for one. The handler passes the caller to the
+    /// service, which identifies it.
     RegisteredAgent(AgentHandler),
 }
 
