@@ -13,6 +13,9 @@ use super::metrics::TpmMetrics;
 use super::state::{StateKind, TpmState};
 use crate::mutex::lock;
 
+/// How long the end of the thread is waited for when the TPM call in progress has used up its deadline.
+const END_WAIT: Duration = Duration::from_secs(1);
+
 /// Shared by the TPM thread, its watchdog and all handles.
 pub(super) struct ActorStatus {
     deadline: Duration,
@@ -83,12 +86,12 @@ impl ActorStatus {
         self.lock().ended
     }
 
-    /// Blocks until the thread has ended, at most for the deadline, of which the TPM call in progress has used a part.
-    /// Returns whether it has.
+    /// Blocks until the thread has ended, at most for the deadline, of which the TPM call in progress has used a part; what is
+    /// left is at least [`END_WAIT`], for a TPM that has just responded. Returns whether it has ended.
     pub(super) fn wait_until_ended(&self) -> bool {
         let thread = self.lock();
         let used = thread.in_call_since.map_or(Duration::ZERO, |since| since.elapsed());
-        let left = self.deadline.saturating_sub(used);
+        let left = self.deadline.saturating_sub(used).max(END_WAIT.min(self.deadline));
         let result = self.changed.wait_timeout_while(thread, left, |thread| !thread.ended);
         result.unwrap_or_else(PoisonError::into_inner).0.ended
     }
