@@ -8,16 +8,11 @@ use toml::Spanned;
 use crate::config::{Diagnostic, Key, Kind, RawDuration, SourceFile};
 use crate::peer::slice_path;
 
+use super::sub_agent_limits::{self, MAX_MAX};
+
 /// How deep sub-agents may be below an agent, if the table does not say it, and at most.
 const DEFAULT_DEPTH: u32 = 1;
 const MAX_DEPTH: u32 = 4;
-/// How many sub-agents an agent may have at once, with theirs, if the table does not say it, and at most.
-const DEFAULT_MAX: u32 = 16;
-const MAX_MAX: u32 = 256;
-/// The longest time for which a sub-agent exists without being delegated again, if the table does not say it, and at
-/// most.
-const DEFAULT_TTL: Duration = Duration::from_secs(3600);
-const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Permission to have sub-agents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,24 +50,9 @@ impl RawDelegate {
 
     /// Checks the table and appends its faults.
     pub(super) fn validate(self, source: &SourceFile, faults: &mut Vec<Diagnostic>) -> DelegateGrant {
-        let mut number = |raw: Option<Spanned<u32>>, name: &str, default, most| match raw {
-            None => default,
-            Some(raw) if (1..=most).contains(raw.get_ref()) => raw.into_inner(),
-            Some(raw) => {
-                faults.push(source.diagnostic(raw.span(), format!("{name} must be 1 to {most}")));
-                default
-            }
-        };
-        let depth = number(self.depth, "depth", DEFAULT_DEPTH, MAX_DEPTH);
-        let max = number(self.max, "max", DEFAULT_MAX, MAX_MAX);
-        let ttl = self.ttl.map_or(DEFAULT_TTL, |raw| match raw.get_ref().parse() {
-            Some(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TTL => ttl,
-            _ => {
-                let message = "ttl must be a duration of at least 1s and at most 24h, like \"1h\"";
-                faults.push(source.diagnostic(raw.span(), message));
-                DEFAULT_TTL
-            }
-        });
+        let depth = sub_agent_limits::number(self.depth, "depth", DEFAULT_DEPTH, MAX_DEPTH, source, faults);
+        let max = sub_agent_limits::max(self.max, source, faults);
+        let ttl = sub_agent_limits::ttl(self.ttl, source, faults);
         let slice = self.slice.map(|slice| {
             if slice_path(slice.get_ref()).is_none() {
                 let message = "slice must be the name of a slice, such as \"agents-researcher.slice\"";

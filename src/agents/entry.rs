@@ -39,7 +39,7 @@ pub struct AgentEntry {
     pub anomaly: AgentAnomaly,
     /// Whether the agent may have sub-agents, and which.
     pub delegate: Option<DelegateGrant>,
-    /// Which users may start commands as sub-agents of it; of a sub-agent nobody.
+    /// Which users may start commands as sub-agents of it; `None` for a sub-agent.
     pub run: Option<RunGrant>,
     /// Of a sub-agent: the agent that delegated to it.
     pub parent: Option<Arc<AgentEntry>>,

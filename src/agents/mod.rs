@@ -58,6 +58,7 @@ mod selectors;
 mod source;
 mod status_lints;
 mod stored_credentials;
+mod sub_agent_limits;
 mod text_diff;
 mod time_limits;
 mod unit_agents;
@@ -94,7 +95,9 @@ pub(crate) use lint::is_multi_user_unit;
 pub use lint_name::Lint;
 pub use match_tag::{MatchTag, ParseMatchTagError};
 pub(crate) use name::is_valid_name as is_tenant_name;
-pub use name::{AgentName, InvalidAgentName, MAX_SPIFFE_ID_LEN, depth_of, lineage_of, root_agent};
+pub use name::{
+    AgentName, InvalidAgentName, MAX_SPIFFE_ID_LEN, depth_of, lineage_of, root_agent, split_sub_agent,
+};
 pub use proofs::ProofGrant;
 pub use registrations::Registrations;
 pub use registry::{AgentRegistry, LoadStatus, MayBeEmpty, Reloaded};

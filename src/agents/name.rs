@@ -99,9 +99,14 @@ pub fn root_agent(name: &str) -> &str {
     name.split_once(SUB).map_or(name, |(root, _)| root)
 }
 
+/// The name of the parent of a sub-agent, and the sub-agent's own name; `None` for the name of a registered agent.
+pub fn split_sub_agent(name: &str) -> Option<(&str, &str)> {
+    name.rsplit_once(SUB)
+}
+
 /// A name, and those of the agents above it, the nearest first.
 pub fn lineage_of(name: &str) -> impl Iterator<Item = &str> {
-    std::iter::successors(Some(name), |name| name.rfind(SUB).map(|at| &name[..at]))
+    std::iter::successors(Some(name), |name| split_sub_agent(name).map(|(parent, _)| parent))
 }
 
 /// How many agents are above the one of this name.

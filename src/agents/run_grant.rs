@@ -12,16 +12,10 @@ use crate::peer::PeerInfo;
 
 use super::match_tag::MatchTag;
 use super::raw_selectors::check_name;
+use super::sub_agent_limits::{self, MAX_MAX};
 
 /// Users and groups of one table.
 const MAX_NAMES: usize = 64;
-/// How many commands may run at once, if the table does not say it, and at most.
-const DEFAULT_MAX: u32 = 16;
-const MAX_MAX: u32 = 256;
-/// The longest time for which a command is a sub-agent without being delegated again, if the table does not say it, and
-/// at most.
-const DEFAULT_TTL: Duration = Duration::from_secs(3600);
-const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// Permission to start commands as sub-agents of an agent without being it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +68,8 @@ impl RawRun {
         faults: &mut Vec<Diagnostic>,
     ) -> RunGrant {
         if self.users.is_empty() && self.groups.is_empty() {
-            let message = "[run] names no users and no groups, so nobody may; add users = [\"alice\"]";
+            let message =
+                "[run] names no users and no groups, so no user may start commands; add users = [\"alice\"]";
             faults.push(source.diagnostic(span.clone(), message));
         }
         if self.users.len() + self.groups.len() > MAX_NAMES {
@@ -91,21 +86,8 @@ impl RawRun {
             names.into_iter().collect()
         };
         let (users, groups) = (names(self.users, "a user"), names(self.groups, "a group"));
-        let max = match self.max {
-            Some(raw) if !(1..=MAX_MAX).contains(raw.get_ref()) => {
-                faults.push(source.diagnostic(raw.span(), format!("max must be 1 to {MAX_MAX}")));
-                DEFAULT_MAX
-            }
-            raw => raw.map_or(DEFAULT_MAX, Spanned::into_inner),
-        };
-        let ttl = self.ttl.map_or(DEFAULT_TTL, |raw| match raw.get_ref().parse() {
-            Some(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TTL => ttl,
-            _ => {
-                let message = "ttl must be a duration of at least 1s and at most 24h, like \"1h\"";
-                faults.push(source.diagnostic(raw.span(), message));
-                DEFAULT_TTL
-            }
-        });
+        let max = sub_agent_limits::max(self.max, source, faults);
+        let ttl = sub_agent_limits::ttl(self.ttl, source, faults);
         RunGrant { users, groups, max, ttl }
     }
 }
@@ -181,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_nobody_or_too_much_is_a_fault() {
+    fn what_names_no_user_or_too_much_is_a_fault() {
         let many = format!("users = {:?}\n", (0..65).map(|n| format!("u{n}")).collect::<Vec<_>>());
         for (table, expected) in [
             ("", "[run] names no users and no groups"),

@@ -15,6 +15,24 @@ pub enum Delegator {
     Runner(Runner),
 }
 
+impl Delegator {
+    /// The agent whose sub-agent is asked for, with the process that asks.
+    pub fn agent(&self) -> &AuthenticatedAgent {
+        match self {
+            Delegator::Agent(agent) => agent,
+            Delegator::Runner(runner) => &runner.agent,
+        }
+    }
+
+    /// The permission of a process that is not the agent.
+    pub fn runner(&self) -> Option<&Runner> {
+        match self {
+            Delegator::Agent(_) => None,
+            Delegator::Runner(runner) => Some(runner),
+        }
+    }
+}
+
 /// A process that may start commands as sub-agents of an agent, and is not that agent. Only [`AgentRegistry::runner`]
 /// constructs one.
 #[derive(Clone, Debug)]
@@ -33,11 +51,6 @@ pub enum NotRunner {
 }
 
 impl Runner {
-    /// The agent as an attribute of the decision on the sub-agent, with the process. It gets nothing for itself.
-    pub(crate) fn agent(&self) -> &AuthenticatedAgent {
-        &self.agent
-    }
-
     /// Returns the permission.
     pub fn grant(&self) -> &RunGrant {
         &self.grant
@@ -67,7 +80,7 @@ impl AgentRegistry {
         let entry = registrations.agents.get(name);
         let grant = entry.and_then(|entry| Some((entry, entry.run.as_ref()?)));
         let Some((entry, grant)) = grant.filter(|(_, grant)| check(grant) == RunCheck::Permitted) else {
-            // The same for every name, so that nobody learns which agents have such a table.
+            // The same for every name, so that no caller learns which agents have such a table.
             let mut grants = registrations.agents.iter().filter_map(|entry| entry.run.as_ref());
             let is_unknown = grants.any(|grant| check(grant) == RunCheck::Unknown);
             return Err(if is_unknown { NotRunner::Unknown } else { NotRunner::Refused });

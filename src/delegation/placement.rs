@@ -54,7 +54,7 @@ impl OwnCgroups<'_> {
         if path.ends_with(".slice") {
             return Err(PlacementError::Slice(path.to_owned()));
         }
-        // In a unit or session of several users, the cgroups below it are of whoever made them.
+        // In a unit or session of several users, each cgroup below it belongs to the user that made it.
         let uid = self.caller.uid;
         if self.runner.is_some() && uid != 0 && cgroup.owner() != Some(uid) {
             return Err(PlacementError::NotOwned(path.to_owned()));

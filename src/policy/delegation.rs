@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::agents::{
-    AgentEntry, AgentName, AuthenticatedAgent, DelegateGrant, DelegatedRights, Delegator, RunGrant,
+    AgentEntry, AgentName, AuthenticatedAgent, DelegateGrant, DelegatedRights, Delegator, RunGrant, Runner,
 };
 use crate::peer::Boundary;
 use crate::posture::Posture;
@@ -94,17 +94,14 @@ impl DelegationPermit {
 ///
 /// # Errors
 /// A [`Refusal`] with `access_denied` if the agent is revoked or drained, has no `[delegate]` or not so deep, or the
-/// host's posture or a policy forbids it; `invalid_request` if the name is not one of an agent, and `invalid_target` if the agent lacks
-/// a right that it delegates.
+/// host's posture or a policy forbids it; `invalid_request` if the name is not one of an agent or has not the
+/// prefix that it has to have, and `invalid_target` if the agent lacks a right that it delegates.
 pub fn decide_delegation(
-    delegator: Delegator,
+    delegator: &Delegator,
     circumstances: &Circumstances,
     request: DelegationRequest,
 ) -> Result<DelegationPermit, Refusal> {
-    let (agent, run) = match delegator {
-        Delegator::Agent(agent) => (agent, None),
-        Delegator::Runner(runner) => (runner.agent().clone(), Some(runner)),
-    };
+    let (agent, run) = (delegator.agent().clone(), delegator.runner());
     circumstances.check_revoked(&agent)?;
     let named = |refusal: Refusal| circumstances.refusal(refusal, &agent);
     let entry = agent.entry();
@@ -114,7 +111,7 @@ pub fn decide_delegation(
     check_prefix(&request.name, run.is_some(), entry)
         .map_err(|description| named(Refusal::new(ErrorCode::InvalidRequest, description)))?;
     let by_parent = agent.delegation().and_then(|delegation| delegation.run_by);
-    let (longest, max) = match run.as_ref().map(|runner| runner.grant()) {
+    let (longest, max) = match run.map(Runner::grant) {
         Some(RunGrant { ttl, max, .. }) => (*ttl, *max),
         None => {
             let delegate = delegate_grant(entry, &name)
@@ -133,7 +130,7 @@ pub fn decide_delegation(
     let act = Act::Delegate { name: name.as_str(), ttl: ttl.as_secs(), boundary: request.boundary.as_str() };
     let allowed = circumstances.allow(&agent, posture, act).map_err(named)?;
     let DelegationRequest { rights, boundary, .. } = request;
-    let run_by = run.map(|runner| runner.uid()).or(by_parent);
+    let run_by = run.map(Runner::uid).or(by_parent);
     Ok(DelegationPermit { posture, allowed, name, rights, ttl, boundary, max, run_by, agent })
 }
 

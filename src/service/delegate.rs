@@ -90,7 +90,7 @@ impl IdentityService {
     ) -> Result<DelegatedCgroup, Rejection> {
         let peer = self.require_peer(lookup)?;
         let (delegator, request) = self.identify_delegator(&peer, request).await?;
-        let is_runner = matches!(delegator, Delegator::Runner(_));
+        let is_runner = delegator.runner().is_some();
         let decided = self.decide_identified(peer, delegator, request).await;
         // What a user is refused is not the agent's own request: no rule for anomalies and no rate of it counts that.
         decided.map_err(|rejection| if is_runner { rejection.without_agent() } else { rejection })
@@ -102,13 +102,10 @@ impl IdentityService {
         delegator: Delegator,
         request: CheckedDelegateRequest,
     ) -> Result<DelegatedCgroup, Rejection> {
-        let agent = match &delegator {
-            Delegator::Agent(agent) => agent.clone(),
-            Delegator::Runner(runner) => runner.agent().clone(),
-        };
+        let agent = delegator.agent().clone();
         let refuse = |code, text: String| Rejection::new(code, text, &peer).with_agent(&agent);
         let CheckedDelegateRequest { name, cgroup, rights, ttl, .. } = request;
-        let runner = matches!(delegator, Delegator::Runner(_)).then(|| self.deps.agents.candidates(&peer));
+        let runner = delegator.runner().map(|_| self.deps.agents.candidates(&peer));
         let cgroup = own_cgroups(&agent, &peer, runner.as_ref())
             .path(&cgroup)
             .map_err(delegation::Error::from)
@@ -116,7 +113,7 @@ impl IdentityService {
             .map_err(|e| refuse(error_code(&e), e.to_string()))?;
         let boundary = boundary(&agent, &cgroup, peer.uid);
         let request = DelegationRequest { name, rights, ttl, boundary };
-        let permit = policy::decide_delegation(delegator, &self.circumstances(), request)?;
+        let permit = policy::decide_delegation(&delegator, &self.circumstances(), request)?;
         self.require_clock()
             .map_err(|refusal| Rejection::from(refusal).with_peer(&peer).with_agent(&agent))?;
         let issuer_state =

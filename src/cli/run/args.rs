@@ -11,11 +11,9 @@ use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, rlim_t, setrlimit};
 
 use super::signals;
+use crate::agents::split_sub_agent;
 use crate::cli::error::CliError;
 use crate::cli::rights_args::RightsArgs;
-
-/// Between the name of an agent and that of its sub-agent.
-const SUB: &str = "/sub/";
 
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
@@ -92,7 +90,7 @@ impl RunArgs {
     /// The arguments name two agents.
     pub(super) fn sub_agent(&self) -> Result<Option<(&str, Option<&str>)>, CliError> {
         let Some(name) = &self.name else { return Ok(None) };
-        match (name.rsplit_once(SUB), self.agent.as_deref()) {
+        match (split_sub_agent(name), self.agent.as_deref()) {
             (None, agent) => Ok(Some((name, agent))),
             (Some((agent, name)), None) => Ok(Some((name, Some(agent)))),
             (Some((agent, name)), Some(named)) if agent == named => Ok(Some((name, Some(agent)))),
